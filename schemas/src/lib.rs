@@ -1,0 +1,31 @@
+//! The contract of Daybook: what an event is, what the tables hold, how ids look.
+//!
+//! This crate does no I/O. Everything else depends on it; it depends on nothing of ours.
+//!
+//! ```text
+//! events/*.v1.json ──► registry ──► event::decode ──► Event (envelope + typed values)
+//! tables.rs        ──► TableSpec (Arrow schema, partitioning, sort order) of events, dead_letters
+//! measures.json    ──► rollup    ──► TableSpec of rollup_daily
+//! ```
+//!
+//! Invariants:
+//! 1. The JSON Schemas under `events/` are the only definition of an event's data; the decoder is driven by them.
+//! 2. A released schema only grows (see [`compat`]): every fixture of every version decodes for ever.
+//! 3. An unknown event type, client type or scalar attribute is kept; content (prompts, answers, paths) is refused.
+
+pub mod clients;
+pub mod compat;
+pub mod event;
+mod ids;
+pub mod registry;
+pub mod rollup;
+mod scan;
+mod table;
+pub mod tables;
+
+pub use ids::{InvalidOrgId, OrgId};
+pub use table::{Column, ColumnType, TableSpec, arrow_schema};
+pub use tables::{DEAD_LETTERS, EVENTS};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! Tables as data: columns, types, partitioning and order, from which Arrow and Delta schemas follow.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// Type of a column. Each has one Arrow and one Delta form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    /// UTF-8 text (Delta `string`).
+    Text,
+    /// 64-bit signed integer (Delta `long`).
+    Int,
+    /// 32-bit signed integer (Delta `integer`).
+    Int32,
+    /// Delta `boolean`.
+    Bool,
+    /// `decimal(20,6)`.
+    Decimal,
+    /// Microseconds since 1970-01-01T00:00:00Z (Delta `timestamp`).
+    Time,
+    /// Calendar day (Delta `date`).
+    Date,
+    /// Bytes (Delta `binary`).
+    Binary,
+}
+
+impl ColumnType {
+    /// The Arrow type.
+    #[must_use]
+    pub fn arrow(self) -> DataType {
+        match self {
+            Self::Text => DataType::Utf8,
+            Self::Int => DataType::Int64,
+            Self::Int32 => DataType::Int32,
+            Self::Bool => DataType::Boolean,
+            Self::Decimal => DataType::Decimal128(20, 6),
+            Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Date => DataType::Date32,
+            Self::Binary => DataType::Binary,
+        }
+    }
+}
+
+/// A column of a table.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Name, snake_case.
+    pub name: &'static str,
+    /// Type.
+    pub column_type: ColumnType,
+    /// False only for columns that were there in the first release: a later column is always nullable.
+    pub nullable: bool,
+    /// Meaning and unit; becomes the column's comment in every catalogue.
+    pub comment: &'static str,
+}
+
+/// What a table is. The rows are written and read by `lake`.
+#[derive(Clone, Copy, Debug)]
+pub struct TableSpec {
+    /// Name of the table and of its folder.
+    pub name: &'static str,
+    /// Full Arrow schema, the partition column included.
+    pub schema: fn() -> SchemaRef,
+    /// Partition column (a date), or none.
+    pub partition_column: Option<&'static str>,
+    /// Rows within each file ascend by these columns, none of which is ever null.
+    pub sort_columns: &'static [&'static str],
+    /// Columns that get a Parquet bloom filter.
+    pub bloom_columns: &'static [&'static str],
+    /// Delta table properties.
+    pub properties: &'static [(&'static str, &'static str)],
+}
+
+/// Arrow schema of `columns`, each with its comment in the metadata key `comment`.
+#[must_use]
+pub fn arrow_schema(columns: &[Column]) -> SchemaRef {
+    let fields = columns.iter().map(|column| {
+        Field::new(column.name, column.column_type.arrow(), column.nullable)
+            .with_metadata(HashMap::from([("comment".to_owned(), column.comment.to_owned())]))
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
