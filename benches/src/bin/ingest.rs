@@ -1,0 +1,103 @@
+//! The worker against a consumer-only drain of the same topic: what does making tables cost over reading the log?
+//!
+//! A real broker, one topic of generated activity; then, in turn, a drain (the same consumer, records counted and dropped)
+//! and a worker with a fresh lake on local disk, each from offset 0 to the end.
+#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench is an edge: it reads the clock and prints")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use benches::{Options, activity, median, report};
+use clap::Parser;
+use e2e::parts::Kafka;
+use ingest::{
+    log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions},
+    worker::{Settings, Worker, progress},
+};
+use lake::Lake;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+const PARTITIONS: i32 = 6;
+
+#[tokio::main]
+async fn main() {
+    let options = Options::parse();
+    let kafka = Kafka::start();
+    kafka.create_topic("bench", PARTITIONS as u32);
+    let open = |group: &str| {
+        let settings = KafkaSettings {
+            bootstrap_servers: kafka.bootstrap(),
+            topic: "bench".into(),
+            group: group.into(),
+            ..KafkaSettings::default()
+        };
+        Arc::new(KafkaLog::open(&settings).expect("the settings are sound"))
+    };
+    let bytes = activity::fill(open("fill").as_ref(), options.events).await;
+    let log = open("fill");
+    let mut records = 0;
+    for partition in 0..PARTITIONS {
+        records += log.offsets(partition).await.expect("the broker serves").1;
+    }
+    println!("{records} records, {:.0} bytes each", bytes as f64 / records as f64);
+    let (mut drains, mut workers, mut table_bytes) = (Vec::new(), Vec::new(), 0);
+    // The first pair warms the page cache and is not counted.
+    for run in 0..=options.runs {
+        let drain = drain(open(&format!("drain-{run}")).as_ref(), records).await;
+        let (worker, size) = work(open(&format!("worker-{run}")), records).await;
+        if run > 0 {
+            drains.push(drain);
+            workers.push(worker);
+            table_bytes = size;
+        }
+    }
+    let ratios = json!({ "worker_over_drain": median(&drains) / median(&workers) });
+    let detail = json!({
+        "records": records,
+        "record_bytes": bytes as f64 / records as f64,
+        "drain_rows_per_s": records as f64 / median(&drains),
+        "worker_rows_per_s": records as f64 / median(&workers),
+        "table_bytes_per_row": table_bytes as f64 / records as f64,
+    });
+    let programs: [(&str, &[f64]); 2] = [("drain", &drains), ("worker", &workers)];
+    report("ingest", &programs, ratios, detail, options.json.as_deref());
+}
+
+/// Seconds from subscribing to the last record, records dropped.
+async fn drain(log: &KafkaLog, records: i64) -> f64 {
+    let started = Instant::now();
+    let mut consumer = log.subscribe(FixedPositions::new(BTreeMap::new())).await.expect("the broker serves");
+    let mut seen = 0;
+    while seen < records {
+        if let Event::Records(batch) = consumer.next().await.expect("the broker serves") {
+            seen += i64::try_from(batch.len()).expect("a batch is small");
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    consumer.close().await.expect("the broker serves");
+    seconds
+}
+
+/// Seconds from subscribing to the commit of the last record, and the size of the files.
+async fn work(log: Arc<KafkaLog>, records: i64) -> (f64, u64) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lake = Lake::open(&folder.path().display().to_string(), &[]).expect("a folder is a lake");
+    let registry = prometheus::Registry::new();
+    let settings = Settings::default();
+    let worker = Worker::new(settings, lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
+    let stop = CancellationToken::new();
+    let started = Instant::now();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    loop {
+        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
+        if progress.iter().map(|partition| partition.next_offset).sum::<i64>() >= records {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    stop.cancel();
+    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
+    let snapshot = lake.table(&schemas::EVENTS).snapshot().await.expect("the table can be read");
+    (seconds, snapshot.files.iter().map(|file| file.size_bytes).sum())
+}

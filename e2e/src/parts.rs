@@ -1,0 +1,144 @@
+//! Kafka and S3, started by the scripts under `parts/`.
+
+use std::{path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use crate::{folder, free_port, installed};
+
+fn script(name: &str, environment: &[(String, String)], arguments: &[&str]) -> String {
+    let output = Command::new("bash")
+        .arg(folder().join("parts").join(name))
+        .args(arguments)
+        .envs(environment.iter().cloned())
+        .output()
+        .expect("bash runs");
+    assert!(
+        output.status.success(),
+        "{name} {arguments:?} failed: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A real Apache Kafka broker (KRaft, one node) with its own data.
+pub struct Kafka {
+    environment: Vec<(String, String)>,
+    port: u16,
+    _data: TempDir,
+}
+
+impl Kafka {
+    /// Starts a broker and waits until it serves.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        // The controller takes the port + 100: both must be free.
+        let port = (0..50)
+            .map(|_| free_port())
+            .find(|port| *port < 65_000 && std::net::TcpListener::bind(("127.0.0.1", port + 100)).is_ok())
+            .expect("two free ports");
+        let environment = vec![
+            ("KAFKA_DIR".into(), data.path().display().to_string()),
+            ("KAFKA_PORT".into(), port.to_string()),
+            ("KAFKA_LIBS".into(), installed("DAYBOOK_E2E_KAFKA_LIBS").display().to_string()),
+        ];
+        let kafka = Self { environment, port, _data: data };
+        script("kafka.sh", &kafka.environment, &["start"]);
+        kafka
+    }
+
+    /// `bootstrap.servers`.
+    #[must_use]
+    pub fn bootstrap(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Panics
+    /// Where Kafka refuses.
+    pub fn create_topic(&self, name: &str, partitions: u32) {
+        script("kafka.sh", &self.environment, &["topic", name, &partitions.to_string()]);
+    }
+
+    /// kill -9 of the broker.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill(&self) {
+        script("kafka.sh", &self.environment, &["kill", "1"]);
+    }
+
+    /// Starts the broker again on its data.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub fn restart(&self) {
+        script("kafka.sh", &self.environment, &["start"]);
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        script("kafka.sh", &self.environment, &["stop"]);
+    }
+}
+
+/// A real S3 server (versitygw on a folder) with the bucket `lake`.
+pub struct S3 {
+    environment: Vec<(String, String)>,
+    port: u16,
+    data: TempDir,
+}
+
+impl S3 {
+    /// Starts the server and waits until it serves.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    #[must_use]
+    pub fn start() -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let port = free_port();
+        let environment = vec![
+            ("S3_DIR".into(), data.path().display().to_string()),
+            ("S3_PORT".into(), port.to_string()),
+            ("VERSITYGW".into(), installed("DAYBOOK_E2E_VERSITYGW").display().to_string()),
+        ];
+        let s3 = Self { environment, port, data };
+        script("s3.sh", &s3.environment, &["start"]);
+        s3
+    }
+
+    /// Where objects lie as plain files: `<root>/<bucket>/<key>`.
+    #[must_use]
+    pub fn local_root(&self) -> &Path {
+        // versitygw's POSIX backend; s3.sh keeps its data below `data`.
+        Path::new(self.data.path())
+    }
+
+    /// The `AWS_*` environment of its clients.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let pairs = [
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "testsecret".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", self.port)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("AWS_CONDITIONAL_PUT", "etag".to_owned()),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        script("s3.sh", &self.environment, &["stop"]);
+    }
+}

@@ -1,0 +1,159 @@
+//! The `daybook` binary as a process, and Python as an oracle.
+
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::{folder, installed};
+
+/// The `daybook` binary of the profile that this test was built with.
+///
+/// # Panics
+/// Where it was not built: `cargo build --release --workspace` does.
+#[must_use]
+pub fn daybook() -> PathBuf {
+    let test = std::env::current_exe().expect("a running program has a path");
+    let found = test.ancestors().skip(1).map(|folder| folder.join("daybook")).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("no `daybook` beside {}: build the workspace first", test.display()))
+}
+
+/// Runs `daybook` to its end: exit code, standard output, standard error.
+///
+/// # Panics
+/// Where it cannot be started.
+#[must_use]
+pub fn run(arguments: &[&str], environment: &[(String, String)]) -> (i32, String, String) {
+    let output = Command::new(daybook())
+        .args(arguments)
+        .envs(environment.iter().cloned())
+        .stdin(Stdio::null())
+        .output()
+        .expect("daybook starts");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// A `daybook serve` process; killed when dropped.
+pub struct Server {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts `daybook` with `arguments`, its log going to `log`.
+    ///
+    /// # Panics
+    /// Where it cannot be started.
+    #[must_use]
+    pub fn start(arguments: &[&str], environment: &[(String, String)], log: &Path) -> Self {
+        let file = File::options().create(true).append(true).open(log).expect("the log can be written");
+        let child = Command::new(daybook())
+            .args(arguments)
+            .envs(environment.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("a file can be shared"))
+            .stderr(file)
+            .spawn()
+            .expect("daybook starts");
+        Self { child, log: log.to_owned() }
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// Where it cannot be killed.
+    pub fn kill(mut self) {
+        self.child.kill().expect("our own child can be killed");
+        self.child.wait().expect("our own child can be awaited");
+    }
+
+    /// SIGTERM, then waits for the exit code.
+    ///
+    /// # Panics
+    /// Where it does not end within 30 s.
+    pub fn terminate(mut self) -> i32 {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().expect("kill runs").success());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("our own child can be awaited") {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < deadline, "daybook did not end within 30 s of SIGTERM: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let mut text = String::new();
+        if let Ok(mut file) = File::open(&self.log) {
+            file.read_to_string(&mut text).unwrap_or_default();
+        }
+        text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits until `url` answers 200.
+    ///
+    /// # Panics
+    /// Where it does not within 60 s, or the process ends.
+    pub async fn ready(&mut self, url: &str) {
+        wait_for(&format!("{url} answers"), Duration::from_secs(60), async || {
+            if let Some(status) = self.child.try_wait().expect("our own child can be awaited") {
+                panic!("daybook ended with {status}: {}", self.log());
+            }
+            reqwest::get(url).await.is_ok_and(|response| response.status().is_success())
+        })
+        .await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already dead is fine.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Waits until `condition` holds.
+///
+/// # Panics
+/// Where it does not within `limit`.
+pub async fn wait_for(what: &str, limit: Duration, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + limit;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Runs an oracle script and gives its standard output, which is JSON.
+///
+/// # Errors
+/// Its whole output, where it ends with an error.
+///
+/// # Panics
+/// Where it cannot be started or prints no JSON.
+pub fn oracle(
+    name: &str,
+    arguments: &[&str],
+    environment: &[(String, String)],
+) -> Result<serde_json::Value, String> {
+    let output = Command::new(installed("DAYBOOK_E2E_PYTHON"))
+        .arg(folder().join("oracle").join(name))
+        .args(arguments)
+        .envs(environment.iter().cloned())
+        .output()
+        .expect("python starts");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !output.status.success() {
+        return Err(format!("{name} {arguments:?} failed:\n{out}\n{err}"));
+    }
+    Ok(serde_json::from_str(&out).unwrap_or_else(|error| panic!("{name} printed no JSON ({error}): {out}")))
+}
