@@ -1,0 +1,54 @@
+//! From a log record to an event or a dead letter. Pure: same record, same outcome, whoever decodes it and whenever,
+//! so that a record met twice (crash, zombie) can never end once as an event and once as a dead letter.
+
+use jiff::Timestamp;
+use schemas::{
+    OrgId,
+    event::{Cause, Event, FUTURE_TOLERANCE_US, Rejection, decode},
+};
+
+use crate::{headers, log::Record};
+
+/// What the server asserts about a record, from its headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin<'a> {
+    /// Organisation, from the credential.
+    pub(crate) org: &'a str,
+    /// When the collector took it; the log's own append time where no collector did [µs].
+    pub(crate) recorded_us: i64,
+    /// Who saw it.
+    pub(crate) vantage: &'static str,
+}
+
+/// The record's event, or why it is none.
+pub(crate) fn decode_record(record: &Record) -> Result<(Origin<'_>, Event<'_>), Rejection> {
+    let recorded_us = recorded_us(record);
+    let org = header(record, headers::ORG)
+        .filter(|org| org.parse::<OrgId>().is_ok())
+        .ok_or_else(|| Rejection::new(Cause::NoOrganisation, None, "the record carries no organisation header"))?;
+    let value = record.value.as_deref().unwrap_or_default();
+    let event = decode(value, recorded_us.saturating_add(FUTURE_TOLERANCE_US))?;
+    let vantage = match header(record, headers::VANTAGE) {
+        Some("service") => "service",
+        Some("report") => "report",
+        Some("otlp") => "otlp",
+        _ => "client",
+    };
+    Ok((Origin { org, recorded_us, vantage }, event))
+}
+
+/// When the server took the record [µs].
+pub(crate) fn recorded_us(record: &Record) -> i64 {
+    header(record, headers::RECORDED_TIME)
+        .and_then(|text| text.parse::<Timestamp>().ok())
+        .map_or_else(|| record.append_time_ms.max(0).saturating_mul(1000), Timestamp::as_microsecond)
+}
+
+/// The organisation header, if it is one.
+pub(crate) fn organisation(record: &Record) -> Option<&str> {
+    header(record, headers::ORG).filter(|org| org.parse::<OrgId>().is_ok())
+}
+
+fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+    record.headers.iter().find(|(key, _)| key == name).and_then(|(_, value)| std::str::from_utf8(value).ok())
+}

@@ -1,0 +1,137 @@
+//! The pure parts of the worker; its whole is tested by the simulation in `e2e`.
+
+use std::collections::BTreeMap;
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    compute::cast,
+    datatypes::{DataType, Int64Type, TimestampMicrosecondType},
+};
+use bytes::Bytes;
+use proptest::prelude::*;
+use schemas::event::Cause;
+
+use super::{
+    buffer::EventBuffer,
+    dead_letters::{self, DeadLetter, MAX_KEPT_BYTES},
+    decode::decode_record,
+};
+use crate::{headers, log::Record};
+
+fn record(offset: i64, org: &str, value: impl Into<Bytes>) -> Record {
+    Record {
+        kafka_partition: 3,
+        offset,
+        key: Some("key".into()),
+        value: Some(value.into()),
+        headers: vec![
+            (headers::ORG.into(), Bytes::copy_from_slice(org.as_bytes())),
+            (headers::RECORDED_TIME.into(), "2026-03-05T00:00:00Z".into()),
+            (headers::VANTAGE.into(), "otlp".into()),
+        ],
+        append_time_ms: 1_772_668_800_000,
+    }
+}
+
+fn event(id: &str, user: &str, client: &str, time: &str) -> String {
+    format!(
+        r#"{{"specversion":"1.0","id":"{id}","source":"s","type":"dev.daybook.model.completed.v1","time":"{time}","subject":"{user}","clienttype":"{client}","data":{{"status":"success","input_tokens":5,"input_includes_cached":true}}}}"#
+    )
+}
+
+fn texts(batch: &RecordBatch, name: &str) -> Vec<String> {
+    let array = cast(batch.column_by_name(name).expect("there"), &DataType::Utf8).expect("text");
+    array.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_owned()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever goes in comes out once, cut by day, sorted by the table's columns; a buffer can be used again.
+    #[test]
+    fn the_buffer_sorts_and_loses_nothing(
+        rows in prop::collection::vec((0..3_usize, 0..4_usize, 0..3_usize, 0..200_000_u32), 0..60),
+        rounds in 1..3_usize,
+    ) {
+        let mut buffer = EventBuffer::new();
+        for _ in 0..rounds {
+            for (offset, (org, user, client, seconds)) in rows.iter().enumerate() {
+                let time = jiff::Timestamp::from_second(1_772_000_000 + i64::from(*seconds)).expect("a time").to_string();
+                let org = ["a", "ab", "b"][*org];
+                let text = event(&format!("e{offset}"), ["u1", "u10", "u2", "ü"][*user], ["cli", "ide", "odd"][*client], &time);
+                let record = record(offset as i64, org, text);
+                let (origin, event) = decode_record(&record).expect("an event");
+                buffer.push(&record, &origin, &event);
+            }
+            prop_assert_eq!(buffer.rows(), rows.len());
+            let batches = buffer.take();
+            prop_assert_eq!((buffer.rows(), buffer.bytes()), (0, 0));
+            let mut seen = Vec::new();
+            for (day, batch) in &batches {
+                let keys: Vec<_> = texts(batch, "org_id").into_iter().zip(texts(batch, "user_key")).zip(texts(batch, "client_type"))
+                    .zip(batch.column_by_name("event_time").expect("there").as_primitive::<TimestampMicrosecondType>().values().to_vec()).collect();
+                prop_assert!(keys.is_sorted());
+                for (_, time) in &keys {
+                    let date = jiff::Timestamp::from_microsecond(*time).expect("a time").to_zoned(jiff::tz::TimeZone::UTC).date();
+                    prop_assert_eq!(date, *day);
+                }
+                seen.extend(batch.column_by_name("log_offset").expect("there").as_primitive::<Int64Type>().values().to_vec());
+                prop_assert_eq!(batch.column_by_name("input_tokens").expect("there").null_count(), 0);
+                prop_assert_eq!(batch.column_by_name("output_tokens").expect("there").null_count(), batch.num_rows());
+            }
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..rows.len() as i64).collect::<Vec<_>>());
+            prop_assert!(batches.is_sorted_by_key(|(day, _)| *day));
+        }
+    }
+}
+
+#[test]
+fn a_record_without_an_organisation_is_a_dead_letter_whatever_it_holds() {
+    let good = event("e", "u", "cli", "2026-03-04T00:00:00Z");
+    for org in ["", "Not An Org", "../x"] {
+        let record = record(0, org, good.clone());
+        assert_eq!(decode_record(&record).expect_err("refused").cause, Cause::NoOrganisation);
+    }
+    let mut record = record(0, "acme", good);
+    record.value = None;
+    assert_eq!(decode_record(&record).expect_err("refused").cause, Cause::NotJson);
+}
+
+#[test]
+fn the_server_clock_decides_what_is_the_future() {
+    let late = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:00Z"));
+    assert!(decode_record(&late).is_ok(), "a day ahead is within the tolerance");
+    let later = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:01Z"));
+    assert_eq!(decode_record(&later).expect_err("refused").cause, Cause::FutureTime);
+    let mut by_log = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:01Z"));
+    by_log.headers.remove(1);
+    by_log.append_time_ms += 86_400_000;
+    assert!(decode_record(&by_log).is_ok(), "without the collector's time the log's counts");
+}
+
+#[test]
+fn dead_letters_keep_cause_origin_and_bytes() {
+    let mut huge = record(9, "acme", vec![0xff; MAX_KEPT_BYTES + 5]);
+    huge.headers[1].1 = "9999999-01-01T00:00:00Z".into();
+    let records = [record(8, "acme", "{"), record(7, "acme", vec![0xff]), huge];
+    let letters: Vec<DeadLetter> = records
+        .into_iter()
+        .map(|record| DeadLetter { rejection: decode_record(&record).expect_err("refused"), record })
+        .collect();
+    let batches = dead_letters::batches("topic", &letters.iter().collect::<Vec<_>>());
+    let all: BTreeMap<i64, (String, i64, usize)> = batches
+        .iter()
+        .flat_map(|(_, batch)| {
+            let offsets = batch.column_by_name("log_offset").expect("there").as_primitive::<Int64Type>().values().to_vec();
+            let lengths = batch.column_by_name("value_bytes").expect("there").as_primitive::<Int64Type>().values().to_vec();
+            let values = batch.column_by_name("record_value").expect("there").as_binary::<i32>().clone();
+            let causes = texts(batch, "cause");
+            (0..batch.num_rows()).map(move |row| (offsets[row], (causes[row].clone(), lengths[row], values.value(row).len())))
+        })
+        .collect();
+    assert_eq!(all[&7], ("not_utf8".into(), 1, 1));
+    assert_eq!(all[&8], ("not_json".into(), 1, 1));
+    assert_eq!(all[&9], ("too_large".into(), MAX_KEPT_BYTES as i64 + 5, MAX_KEPT_BYTES));
+    assert!(batches.iter().all(|(_, batch)| texts(batch, "topic").iter().all(|topic| topic == "topic")));
+}
