@@ -7,6 +7,7 @@
 
 pub mod parts;
 pub mod process;
+pub mod simulation;
 
 use std::{net::TcpListener, path::PathBuf};
 

@@ -6,6 +6,7 @@
 //!
 //! The collector and the worker never call each other: they meet in the log. rdkafka is named in `log::kafka` alone.
 
+pub mod collector;
 pub mod headers;
 pub mod log;
 pub mod worker;

@@ -1,40 +1,42 @@
 //! The commit: the one place where a table changes.
 //!
 //! ```text
-//!          ┌────────────── check swaps against the head ──refused──► Fenced
-//!          ▼                                                 
-//!   put version n+1 if absent ──ok──► done
-//!          │ lost, or unknown
-//!          ▼
-//!   read entry n+1 ── ours (by commit id) ──► done
-//!          │        └─ nothing there ──► back off, same version again
-//!          └─ another's ──► apply to the head, check that it leaves our change valid ──► n+2
+//!          ┌── check swaps, removed files and protocol against the head ──► refused: Fenced, Conflict
+//!          ▼                                       ▲
+//!   put version n+1 if absent ──ok──► committed    │ another's: apply it to the head
+//!          │ lost, or unknown                      │
+//!          ▼                                       │
+//!   read the entries from n+1 on, until there is no more
+//!          ├─ ours (by commit id) ──► committed
+//!          └─ no more, none ours ──► back off, try the version after the newest
 //! ```
 //!
 //! Invariants:
-//! 1. A commit costs what it changes, never what the table holds: an append needs no file list.
+//! 1. A commit costs what it changes, never what the table holds: an append needs no file list (F13).
 //! 2. Whatever the store answers, the outcome is what the log says (F05, F09). No file is ever deleted here (F06).
 //! 3. Every swap is checked on the very state that the entry is written behind, on every try (F04, F07): put-if-absent
 //!    makes that check and the write one step.
-//! 4. The number of tries and the pause between them have limits (F08).
+//! 4. At most one version can hold our entry: a new version is tried only once the one before is known to be another's.
+//! 5. The number of tries and the pause between them have limits (F08).
 
 use std::time::Duration;
 
-use object_store::{PutMode, PutOptions};
-use rand::Rng;
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use crate::{
     CommitError, Error,
-    file::DataFile,
-    replay::Entry,
-    table::{Head, Table, lines},
+    file::{DataFile, stats_columns},
+    layout,
+    table::{ENGINE, Head, Table, lines},
 };
 
+/// Tries of one commit. With the pauses below about a minute, when others are faster each time.
 const ATTEMPTS_MAX: u32 = 60;
 const BACK_OFF_FIRST_MS: u64 = 5;
 const BACK_OFF_MAX_MS: u64 = 2_000;
+/// Longest wait for one answer; after it the outcome is unknown.
+const PUT_MAX: Duration = Duration::from_secs(120);
 
 /// Compare-and-swap of a transaction identifier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Change {
     pub operation: &'static str,
     /// Files that become active.
     pub add: Vec<DataFile>,
-    /// Files that stop being active; each must be active still.
+    /// Files that stop being active, from a snapshot; each must be active still.
     pub remove: Vec<DataFile>,
     /// Transaction identifiers that move.
     pub swaps: Vec<Swap>,
@@ -65,97 +67,131 @@ pub struct Change {
 }
 
 impl Table {
-    /// Commits `change` and moves `head` behind it; gives the new version.
+    /// Commits `change` and moves `head` behind it; gives the new version. The head may be stale: it is brought forward as
+    /// needed, also where the commit is refused.
     ///
     /// Not cancel-safe: a dropped call may have committed. Swaps make a repetition harmless.
     ///
     /// # Errors
-    /// See [`CommitError`]. After [`CommitError::Exhausted`] with a cause the outcome may be unknown; a repetition with the
-    /// same swaps then is refused as fenced where it had been durable.
+    /// [`CommitError::Fenced`] and [`CommitError::Conflict`] mean: not committed, and it never will be. After any other, the
+    /// change may be in the table all the same; repeated with the same swaps it then is refused as fenced.
     pub async fn commit(&self, head: &mut Head, change: Change) -> Result<i64, CommitError> {
-        check_swaps(head, &change)?;
-        let files: Vec<_> = change.add.iter().map(|file| self.location(&file.path)).collect();
-        self.durability.persist(&files).await.map_err(CommitError::Store)?;
-        let id = Uuid::new_v4().to_string();
-        let body = bytes::Bytes::from(lines(&actions(&change, &id)));
+        if change.remove.iter().any(|file| file.seen > head.version()) {
+            self.refresh(head).await?;
+        }
+        check(head, &change)?;
+        head.state.check_protocol(self.name())?;
+        let files: Vec<_> = change.add.iter().map(|file| layout::location(&self.folder, &file.path)).collect();
+        self.place.persist(&files).await?;
+        let id = self.place.new_id().to_string();
+        let body = Bytes::from(lines(&self.actions(&change, &id)));
         let mut last = None;
         for attempt in 0..ATTEMPTS_MAX {
-            let version = head.state.version + 1;
-            let path = self.entry_path(version);
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let put = self.store.put_opts(&path, body.clone().into(), options).await;
-            let landed = match put {
-                Ok(_) => true,
-                Err(error) => {
-                    let lost = matches!(error, object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. });
-                    if !lost {
-                        tracing::debug!(table = self.name(), version, %error, "outcome of a commit unknown, reading the log");
-                    }
-                    last = (!lost).then_some(error);
-                    match self.entry(version).await {
-                        Ok(Some(entry)) if entry.commit_id() == Some(&id) => true,
-                        Ok(Some(entry)) => {
-                            absorb(head, version, &entry, &change)?;
-                            false
-                        }
-                        Ok(None) => false,
-                        Err(error) => {
-                            tracing::debug!(table = self.name(), version, %error, "the log cannot be read either");
-                            false
-                        }
-                    }
-                }
+            let version = head.version() + 1;
+            let path = layout::entry(&self.folder, version);
+            last = match tokio::time::timeout(PUT_MAX, self.place.put_new(&path, body.clone())).await {
+                Ok(Ok(())) => return Ok(landed(head, &change)),
+                // S3 says so of a 409 too, when nothing landed (F09), and of our own entry, when its client repeated the
+                // request after a lost answer (F05).
+                Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => None,
+                Ok(Err(error)) => Some(error),
+                Err(elapsed) => Some(object_store::Error::Generic { store: "put", source: Box::new(elapsed) }),
             };
-            if landed {
-                self.durability.persist(&[path]).await.map_err(CommitError::Store)?;
-                for swap in &change.swaps {
-                    head.state.txns.insert(swap.app_id.clone(), swap.next);
-                }
-                head.state.version = version;
-                return Ok(version);
+            if let Some(error) = &last {
+                tracing::debug!(table = self.name(), version, %error, "outcome of a commit unknown, the log decides");
             }
-            let ceiling = (BACK_OFF_FIRST_MS << attempt.min(12)).min(BACK_OFF_MAX_MS);
+            match self.settle(head, &id, &change).await {
+                Ok(true) => {
+                    // Ours, as the log says; on local disk the sync may be what failed.
+                    self.place.persist(&[layout::entry(&self.folder, head.version())]).await?;
+                    return Ok(head.version());
+                }
+                Ok(false) => {}
+                // The log cannot be read just now; the same version is tried again, so nothing is lost by not knowing.
+                Err(CommitError::Store(error @ Error::Store { .. })) => {
+                    tracing::debug!(
+                        table = self.name(),
+                        version,
+                        error = &error as &dyn std::error::Error,
+                        "nor can it be read"
+                    );
+                }
+                Err(refused) => return Err(refused),
+            }
+            let ceiling_ms = (BACK_OFF_FIRST_MS << attempt.min(12)).min(BACK_OFF_MAX_MS);
             // Full jitter: rivals that lost together do not try together.
-            let pause = rand::rng().random_range(0..=ceiling);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            tokio::time::sleep(self.place.pause(ceiling_ms)).await;
         }
         Err(CommitError::Exhausted { attempts: ATTEMPTS_MAX, last })
     }
+
+    /// Brings the head up to the newest version, or to our own entry, for which it gives true. Refuses where another's
+    /// commit leaves our change without its ground.
+    async fn settle(&self, head: &mut Head, id: &str, change: &Change) -> Result<bool, CommitError> {
+        while let Some(entry) = self.entry(head.version() + 1).await? {
+            if entry.commit_id() == Some(id) {
+                landed(head, change);
+                return Ok(true);
+            }
+            head.state.apply(self, &entry)?;
+            check(head, change)?;
+            if entry.redefines() {
+                let detail = "it changes schema or protocol".into();
+                return Err(CommitError::Conflict { version: head.version(), detail });
+            }
+        }
+        Ok(false)
+    }
+
+    fn actions(&self, change: &Change, id: &str) -> Vec<Value> {
+        let (types, now_ms) = (stats_columns(self.spec), self.place.now_ms());
+        let info = json!({ "commitInfo": {
+            "timestamp": now_ms, "operation": change.operation, "operationParameters": {},
+            "operationMetrics": change.metrics, "isBlindAppend": change.remove.is_empty(), "engineInfo": ENGINE, "txnId": id,
+        } });
+        let txns = change
+            .swaps
+            .iter()
+            .map(|swap| json!({ "txn": { "appId": swap.app_id, "version": swap.next, "lastUpdated": now_ms } }));
+        let removed = change.remove.iter().map(|file| file.to_remove(self.spec, change.data_change, now_ms));
+        let added = change.add.iter().map(|file| file.to_add(self.spec, &types, change.data_change));
+        std::iter::once(info).chain(txns).chain(removed).chain(added).collect()
+    }
 }
 
-fn check_swaps(head: &Head, change: &Change) -> Result<(), CommitError> {
+/// Moves the head behind our own entry.
+fn landed(head: &mut Head, change: &Change) -> i64 {
+    let state = &mut head.state;
+    state.version += 1;
+    for swap in &change.swaps {
+        state.txns.insert(swap.app_id.clone(), swap.next);
+    }
+    for file in &change.remove {
+        state.note_removed(state.version, file.path.clone());
+    }
+    state.version
+}
+
+/// Refuses a change that does not hold on top of `head`.
+fn check(head: &Head, change: &Change) -> Result<(), CommitError> {
     for swap in &change.swaps {
         let found = head.next_offset(&swap.app_id);
         if found != swap.expected {
             return Err(CommitError::Fenced { app_id: swap.app_id.clone(), expected: swap.expected, found });
         }
     }
-    Ok(())
-}
-
-/// Takes another's commit into the head, and refuses where ours no longer holds on top of it.
-fn absorb(head: &mut Head, version: i64, entry: &Entry, change: &Change) -> Result<(), CommitError> {
-    head.state.apply(version, entry).map_err(CommitError::Store)?;
-    check_swaps(head, change)?;
-    if entry.redefines() {
-        return Err(CommitError::Conflict { version, detail: "it changes schema or protocol".into() });
-    }
-    if let Some(path) = entry.removed().find(|path| change.remove.iter().any(|file| file.path == *path)) {
-        return Err(CommitError::Conflict { version, detail: format!("it removes {path} too") });
+    let state = &head.state;
+    let conflict = |version, detail| Err(CommitError::Conflict { version, detail });
+    for file in &change.remove {
+        if file.seen < state.removed_since {
+            let detail = format!("{} was read at version {}, too old to tell if it is active", file.path, file.seen);
+            return conflict(state.version, detail);
+        }
+        if let Some(version) = state.removed.get(&file.path).filter(|version| **version > file.seen) {
+            return conflict(*version, format!("it removes {} too", file.path));
+        }
     }
     Ok(())
-}
-
-fn actions(change: &Change, id: &str) -> Vec<Value> {
-    let removes = !change.remove.is_empty();
-    let info = json!({ "commitInfo": {
-        "operation": change.operation, "operationParameters": {}, "operationMetrics": change.metrics,
-        "engineInfo": concat!("daybook/", env!("CARGO_PKG_VERSION")), "isBlindAppend": !removes, "txnId": id,
-    } });
-    let txns = change.swaps.iter().map(|swap| json!({ "txn": { "appId": swap.app_id, "version": swap.next } }));
-    let adds = change.add.iter().map(|file| json!({ "add": file.to_add(change.data_change) }));
-    let removed = change.remove.iter().map(|file| json!({ "remove": file.to_remove(change.data_change) }));
-    std::iter::once(info).chain(txns).chain(removed).chain(adds).collect()
 }
 
 impl From<Error> for CommitError {

@@ -21,6 +21,12 @@ pub enum Error {
     /// A commit failed.
     #[error("commit")]
     Commit(#[source] Box<CommitError>),
+    /// The table is not there yet.
+    #[error("there is no table {table}")]
+    Missing {
+        /// Table.
+        table: String,
+    },
     /// An object does not hold what it must.
     #[error("{path} is damaged")]
     Corrupt {
@@ -86,7 +92,7 @@ pub enum CommitError {
         /// What clashes.
         detail: String,
     },
-    /// Others were faster each time, or the store never answered; the outcome of the last try is unknown only where `last` is set.
+    /// Others were faster each time, or the store never answered; where `last` is set, the outcome is unknown.
     #[error("not committed after {attempts} attempts")]
     Exhausted {
         /// Tries.

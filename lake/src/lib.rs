@@ -1,10 +1,16 @@
 //! Tables on object storage. The only code that knows Delta, Parquet files, paths and stores.
 //!
 //! ```text
-//! rows ──► file (sorted Parquet, statistics) ──► commit (compare-and-swap, put-if-absent) ──► the Delta log
-//!                                                                                               │
-//! readers ◄── scan (prune, merge in order) ◄── snapshot ◄── replay (checkpoint + entries) ◄─────┘
+//! rows ──► write (sorted Parquet, statistics) ──► commit (compare-and-swap, put-if-absent) ──► the Delta log
+//!                                                                                                │
+//! readers ◄── scan (prune, merge in order) ◄── snapshot ◄── replay (checkpoint + entries) ◄──────┘
 //! ```
+//!
+//! Invariants:
+//! 1. Rows and the positions that they cover become visible in one table commit, or not at all.
+//! 2. A position moves by compare-and-swap only: no writer moves on what another has moved.
+//! 3. Nothing that a commit may refer to is ever deleted here.
+//! 4. Rows within a file ascend by the table's sort columns.
 //!
 //! Failures that the design rules out: F06 and F32 (no file is deleted by a writer, and none is committed before it is
 //! whole: one put, then the commit), F13 (a commit reads no file list), F25–F27 (no multipart uploads).
@@ -12,6 +18,9 @@
 mod commit;
 mod error;
 mod file;
+mod layout;
+mod log_checkpoint;
+mod prune;
 mod replay;
 mod scan;
 mod store;
@@ -19,9 +28,11 @@ mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use commit::{Change, Swap};
 pub use error::{CommitError, Error, Result};
-pub use file::{DataFile, Range};
+pub use file::{Bound, ColumnStats, DataFile, FileStats};
+pub use scan::MERGED_FILES_MAX;
 pub use store::Lake;
 pub use table::{Head, Snapshot, Table};

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
-    common::{ScalarValue, Statistics, stats::Precision},
+    common::{DFSchema, ScalarValue, Statistics, stats::Precision},
     datasource::{
         listing::PartitionedFile,
         physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource},
@@ -15,50 +15,52 @@ use datafusion::{
     },
     error::{DataFusionError, Result as DataFusionResult},
     execution::{SendableRecordBatchStream, object_store::ObjectStoreUrl},
-    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType, utils::conjunction},
+    logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
-    physical_plan::{ExecutionPlan, coalesce_partitions::CoalescePartitionsExec, execute_stream, sorts::{sort::SortExec, sort_preserving_merge::SortPreservingMergeExec}},
+    physical_plan::{
+        ExecutionPlan, execute_stream,
+        sorts::{sort::SortExec, sort_preserving_merge::SortPreservingMergeExec},
+    },
     prelude::SessionContext,
 };
-use jiff::civil::Date;
-use object_store::ObjectMeta;
+use schemas::TableSpec;
 
-use crate::{
-    DataFile, Error, Result, Snapshot,
-    store::Lake,
-    table::Table,
-};
+use crate::{DataFile, Error, Lake, Result, Snapshot, Table, file::days, layout, prune::prune, store::Place};
 
-/// Most files merged at a time: each holds a batch of rows and its decoders in memory. More are sorted, with spilling.
+/// Most files merged at a time: each holds a batch of rows and the fetched columns of a row group in memory. The rows of
+/// more files are sorted, with spilling.
 pub const MERGED_FILES_MAX: usize = 64;
 
 impl Lake {
-    /// Makes the lake's store known to a session. [`Snapshot::provider`] does it by itself when it is scanned.
+    /// Makes the lake's store known to a session. A scan does it by itself: this is for plans that come from elsewhere.
     pub fn register_object_store(&self, context: &SessionContext) {
-        let table = self.table(&schemas::EVENTS);
-        context.runtime_env().register_object_store(table.store_url().as_ref(), table.store.clone());
+        register(self.place(), &context.runtime_env());
     }
 }
 
-impl Table {
-    /// A name for the store within a session. A lake at another place has another.
-    fn store_url(&self) -> ObjectStoreUrl {
-        ObjectStoreUrl::parse(format!("lake-{}://store", self.store_id)).expect("scheme and authority are plain letters")
-    }
+fn register(place: &Place, runtime: &datafusion::execution::runtime_env::RuntimeEnv) {
+    runtime.register_object_store(store_url(place).as_ref(), Arc::clone(&place.store));
+}
+
+/// A name for the store within a session. Another lake has another.
+fn store_url(place: &Place) -> ObjectStoreUrl {
+    ObjectStoreUrl::parse(format!("lake-{}://store", place.id.simple()))
+        .expect("letters, digits and a dash make a scheme")
 }
 
 impl Snapshot {
     /// This version as a table of DataFusion, its columns in the order of the table's schema; text is `Utf8View`.
     #[must_use]
     pub fn provider(&self) -> Arc<dyn TableProvider> {
-        Arc::new(Provider { snapshot: self.clone(), schema: read_schema(self.table.spec.schema) })
+        Arc::new(Provider { snapshot: self.clone(), schema: read_schema(self.table.spec) })
     }
 
-    /// The rows of `files` with these columns, for which `filters` may hold (a row for which they do not may still come:
-    /// they prune), as one stream in the order of the table's sort columns. Sort columns that are not among `columns` are added
-    /// behind them.
+    /// Rows of `files` with these columns, as one stream in the order of the table's sort columns; a sort column that is not
+    /// among `columns` follows behind them. Of the rows for which `filters` do not hold, some may come all the same: filters
+    /// prune files, row groups and pages, and the caller knows better how to drop the rest.
     ///
-    /// Memory: up to [`MERGED_FILES_MAX`] files are merged, a batch of each; more are sorted and may spill to disk.
+    /// Memory: up to [`MERGED_FILES_MAX`] files are merged, a batch of each at a time. Rows of more files are sorted within
+    /// the session's memory pool, and spill to disk where it has a limit.
     ///
     /// # Errors
     /// Where a column is unknown or the plan fails.
@@ -69,28 +71,43 @@ impl Snapshot {
         columns: &[&str],
         filters: Vec<Expr>,
     ) -> Result<SendableRecordBatchStream> {
-        let schema = read_schema(self.table.spec.schema);
-        let mut wanted: Vec<&str> = columns.to_vec();
-        wanted.extend(self.table.spec.sort_columns.iter().filter(|column| !columns.contains(column)));
-        let indices = wanted.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
-        let indices: Vec<usize> = indices.collect::<DataFusionResult<_>>().map_err(Error::Scan)?;
-        let state = context.state();
-        let plan = (|| {
-            let groups = files.iter().map(|file| vec![file.clone()]).collect();
-            let scan = scan(&self.table, &state, groups, Some(&indices), &filters, None)?;
-            let order = self.table.spec.sort_columns.iter().map(|column| {
-                let index = wanted.iter().position(|name| name == column).expect("sort columns were added");
-                PhysicalSortExpr::new_default(Arc::new(Column::new(column, index)))
-            });
-            let order = LexOrdering::new(order).expect("every table has sort columns");
-            Ok(match files.len() {
-                0 | 1 => scan,
-                2..=MERGED_FILES_MAX => Arc::new(SortPreservingMergeExec::new(order, scan)) as Arc<dyn ExecutionPlan>,
-                _ => Arc::new(SortExec::new(order, Arc::new(CoalescePartitionsExec::new(scan)))),
-            })
-        })();
-        let plan: Arc<dyn ExecutionPlan> = plan.map_err(Error::Scan)?;
+        let plan = self.sorted_plan(context, files, columns, &filters).map_err(Error::Scan)?;
         execute_stream(plan, context.task_ctx()).map_err(Error::Scan)
+    }
+
+    pub(crate) fn sorted_plan(
+        &self,
+        context: &SessionContext,
+        files: Vec<DataFile>,
+        columns: &[&str],
+        filters: &[Expr],
+    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+        let spec = self.table.spec;
+        let schema = read_schema(spec);
+        let mut wanted: Vec<&str> = columns.to_vec();
+        wanted.extend(spec.sort_columns.iter().filter(|column| !columns.contains(column)));
+        let indices = wanted.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
+        let indices: Vec<usize> = indices.collect::<DataFusionResult<_>>()?;
+        let order = spec.sort_columns.iter().map(|column| {
+            let index = wanted.iter().position(|name| name == column).expect("sort columns were added");
+            PhysicalSortExpr::new_default(Arc::new(Column::new(column, index))).asc()
+        });
+        let order = LexOrdering::new(order).expect("every table has sort columns");
+
+        let state = context.state();
+        let files = prune(&state, spec, &schema, files, filters)?;
+        let merged = files.len() <= MERGED_FILES_MAX;
+        let groups = if merged {
+            files.into_iter().map(|file| vec![file]).collect()
+        } else {
+            balanced(files, state.config().target_partitions())
+        };
+        let width = groups.len();
+        let mut plan = scan(&self.table, &state, groups, Some(&indices), filters, None)?;
+        if !merged {
+            plan = Arc::new(SortExec::new(order.clone(), plan).with_preserve_partitioning(true));
+        }
+        Ok(if width > 1 { Arc::new(SortPreservingMergeExec::new(order, plan)) } else { plan })
     }
 }
 
@@ -101,8 +118,8 @@ struct Provider {
 }
 
 /// The table's schema as it is read: text as views, which share their buffer with the decoded page.
-fn read_schema(schema: fn() -> SchemaRef) -> SchemaRef {
-    let schema = schema();
+fn read_schema(spec: &TableSpec) -> SchemaRef {
+    let schema = (spec.schema)();
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),
         _ => Arc::clone(field),
@@ -132,17 +149,26 @@ impl TableProvider for Provider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let files: Vec<DataFile> =
-            self.snapshot.files.iter().filter(|file| filters.iter().all(|filter| may_hold(filter, file))).cloned().collect();
-        let width = state.config().target_partitions().clamp(1, files.len().max(1));
-        let mut groups = vec![Vec::new(); width];
-        for (index, file) in files.into_iter().enumerate() {
-            groups[index % width].push(file);
-        }
-        scan(&self.snapshot.table, state, groups, projection.map(Vec::as_slice), filters, limit)
+        let Snapshot { table, files, .. } = &self.snapshot;
+        let files = prune(state, table.spec, &self.schema, files.clone(), filters)?;
+        let groups = balanced(files, state.config().target_partitions());
+        scan(table, state, groups, projection.map(Vec::as_slice), filters, limit)
     }
 }
 
+/// Files in up to `width` groups of about the same size.
+fn balanced(mut files: Vec<DataFile>, width: usize) -> Vec<Vec<DataFile>> {
+    files.sort_by_key(|file| std::cmp::Reverse(file.size_bytes));
+    let mut groups = vec![(0, Vec::new()); width.clamp(1, files.len().max(1))];
+    for file in files {
+        let (bytes, group) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes).expect("there is a group");
+        *bytes += file.size_bytes;
+        group.push(file);
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// The scan of `groups`, one partition each; a partition of one file is in the table's order.
 fn scan(
     table: &Table,
     state: &dyn Session,
@@ -151,99 +177,55 @@ fn scan(
     filters: &[Expr],
     limit: Option<usize>,
 ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-    state.runtime_env().register_object_store(table.store_url().as_ref(), table.store.clone());
-    let schema = read_schema(table.spec.schema);
+    register(table.place(), state.runtime_env());
+    let schema = read_schema(table.spec);
     let is_partition = |field: &Field| Some(field.name().as_str()) == table.spec.partition_column;
-    let (partition, file): (Vec<FieldRef>, Vec<FieldRef>) = schema.fields().iter().cloned().partition(|field| is_partition(field));
+    let (partition, in_file): (Vec<FieldRef>, Vec<FieldRef>) =
+        schema.fields().iter().cloned().partition(|field| is_partition(field));
     // DataFusion puts partition columns last; the table has them where its schema says.
     let place = |index: usize| {
         let field = schema.field(index);
-        if is_partition(field) { file.len() } else { file.iter().position(|other| other.name() == field.name()).expect("a file column") }
+        in_file.iter().position(|other| other.name() == field.name()).unwrap_or(in_file.len())
     };
-    let all: Vec<usize> = (0..schema.fields().len()).collect();
-    let projection: Vec<usize> = projection.unwrap_or(&all).iter().map(|index| place(*index)).collect();
-    let table_schema = TableSchema::builder(Arc::new(Schema::new(file.clone()))).with_table_partition_cols(partition).build();
-    let mut source = ParquetSource::new(table_schema.clone()).with_enable_page_index(true);
+    let projection: Vec<usize> = match projection {
+        Some(indices) => indices.iter().map(|index| place(*index)).collect(),
+        None => (0..schema.fields().len()).map(place).collect(),
+    };
+    let order = table.spec.sort_columns.iter().map_while(|column| {
+        let index = in_file.iter().position(|field| field.name() == column)?;
+        Some(PhysicalSortExpr::new_default(Arc::new(Column::new(column, index))).asc())
+    });
+    let order = LexOrdering::new(order).filter(|_| groups.iter().all(|group| group.len() <= 1));
+    let table_schema =
+        TableSchema::builder(Arc::new(Schema::new(in_file.clone()))).with_table_partition_cols(partition).build();
+    let (file_schema, full) = (Arc::clone(table_schema.file_schema()), Arc::clone(table_schema.table_schema()));
+    let mut source = ParquetSource::new(table_schema).with_enable_page_index(true);
     if let Some(filter) = conjunction(filters.iter().cloned()) {
-        let schema = datafusion::common::DFSchema::try_from(table_schema.table_schema().as_ref().clone())?;
+        let schema = DFSchema::try_from(full.as_ref().clone())?;
         source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
     }
-    let order = table.spec.sort_columns.iter().filter_map(|column| {
-        let index = file.iter().position(|field| field.name() == column)?;
-        Some(PhysicalSortExpr::new_default(Arc::new(Column::new(column, index))))
+    let statistics = |rows: u64, schema: &Schema| Statistics {
+        num_rows: Precision::Exact(usize::try_from(rows).unwrap_or(usize::MAX)),
+        ..Statistics::new_unknown(schema)
+    };
+    let rows = groups.iter().flatten().map(|file| file.rows).sum();
+    let groups = groups.into_iter().map(|group| {
+        let known = |file: &DataFile| Arc::new(statistics(file.rows, &file_schema));
+        FileGroup::new(group.iter().map(|file| partitioned(table, file).with_statistics(known(file))).collect())
     });
-    let sorted = groups.iter().all(|group| group.len() <= 1);
-    let groups = groups.into_iter().map(|group| group.iter().map(|file| partitioned(table, file)).collect::<Vec<_>>());
-    let config = FileScanConfigBuilder::new(table.store_url(), Arc::new(source))
-        .with_file_groups(groups.map(FileGroup::new).collect())
+    let config = FileScanConfigBuilder::new(store_url(table.place()), Arc::new(source))
+        .with_file_groups(groups.collect())
+        .with_statistics(statistics(rows, &full))
         .with_projection_indices(Some(projection))?
         .with_limit(limit)
-        .with_output_ordering(LexOrdering::new(order).filter(|_| sorted).into_iter().collect())
+        .with_output_ordering(order.into_iter().collect())
         .build();
     Ok(DataSourceExec::from_data_source(config))
 }
 
 fn partitioned(table: &Table, file: &DataFile) -> PartitionedFile {
-    let meta = ObjectMeta {
-        location: table.location(&file.path),
-        last_modified: Default::default(),
-        size: file.size_bytes,
-        e_tag: None,
-        version: None,
-    };
-    let mut partitioned = PartitionedFile::from(meta);
-    partitioned.partition_values = file.partition_value.map(|day| ScalarValue::Date32(Some(days(day)))).into_iter().collect();
-    let columns = (table.spec.schema)().fields().len();
-    let statistics = Statistics {
-        num_rows: Precision::Exact(usize::try_from(file.rows).unwrap_or(usize::MAX)),
-        ..Statistics::new_unknown(&Schema::new(vec![Field::new("x", DataType::Int32, true); columns]))
-    };
-    partitioned.statistics = Some(Arc::new(statistics));
+    let mut partitioned = PartitionedFile::new(layout::location(table.folder(), &file.path), file.size_bytes);
+    let day = file.partition_value.map(|day| ScalarValue::Date32(Some(days(day))));
+    partitioned.partition_values = day.into_iter().collect();
     partitioned
-}
-
-fn days(day: Date) -> i32 {
-    let epoch = Date::new(1970, 1, 1).expect("a date");
-    (day - epoch).get_days()
-}
-
-/// False only where the log's statistics rule out every row of the file.
-fn may_hold(filter: &Expr, file: &DataFile) -> bool {
-    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return true };
-    if *op == Operator::And {
-        return may_hold(left, file) && may_hold(right, file);
-    }
-    let (column, op, value) = match (left.as_ref(), right.as_ref()) {
-        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
-        (Expr::Literal(value, _), Expr::Column(column)) => match op.swap() {
-            Some(op) => (column, op, value),
-            None => return true,
-        },
-        _ => return true,
-    };
-    let outside = |less_than_min: bool, equals_min: bool, greater_than_max: bool, equals_max: bool| match op {
-        Operator::Eq => less_than_min || greater_than_max,
-        Operator::Lt => less_than_min || equals_min,
-        Operator::LtEq => less_than_min,
-        Operator::Gt => greater_than_max || equals_max,
-        Operator::GtEq => greater_than_max,
-        _ => false,
-    };
-    if let (Some(day), true, ScalarValue::Date32(Some(value))) = (file.partition_value, file.partition_column.as_deref() == Some(column.name.as_str()), value) {
-        let day = days(day);
-        return !outside(*value < day, *value == day, *value > day, *value == day);
-    }
-    let Some(range) = file.ranges.get(&column.name) else { return true };
-    match value {
-        ScalarValue::Utf8(Some(text)) | ScalarValue::Utf8View(Some(text)) | ScalarValue::LargeUtf8(Some(text)) => {
-            let (Some(min), Some(max)) = (range.min.as_str(), range.max.as_str()) else { return true };
-            !outside(text.as_str() < min, text == min, text.as_str() > max, text == max)
-        }
-        ScalarValue::TimestampMicrosecond(Some(us), _) => {
-            let (Some(min), Some(max)) = (file.min_time_us(&column.name), file.max_time_us(&column.name)) else { return true };
-            // Statistics have milliseconds, the greatest rounded up: never "equal".
-            !outside(*us < min, false, *us > max, false)
-        }
-        _ => true,
-    }
 }

@@ -1,96 +1,120 @@
 //! Where tables live: an object store by URL, and what "durable" means on it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path as FsPath, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use bytes::Bytes;
+use jiff::Timestamp;
 use object_store::{
-    ObjectStore,
+    ClientOptions, ObjectStore, PutMode, PutOptions, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     memory::InMemory,
     path::Path,
 };
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use schemas::TableSpec;
 use url::Url;
+use uuid::Uuid;
 
 use crate::{Error, Result, table::Table};
+
+/// Longest S3 request; `timeout` among the options overrides it.
+const REQUEST_MAX: Duration = Duration::from_secs(60);
+/// For how long `object_store` itself repeats a request. Short: what it cannot do by then, the commit loop or the worker
+/// tries again, with what it has learned from the log in between.
+const REPEAT_MAX: Duration = Duration::from_secs(45);
 
 /// A lake: a folder of tables. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lake {
-    store: Arc<dyn ObjectStore>,
+    place: Arc<Place>,
     root: Path,
     url: Url,
-    durability: Durability,
-    /// Names the store within a DataFusion session.
-    id: uuid::Uuid,
 }
 
-/// How an object becomes durable once `put` has returned.
-#[derive(Clone, Debug)]
-pub(crate) enum Durability {
-    /// By the store's own promise.
-    Store,
-    /// By fsync of file and folder below this folder: `object_store` does not do it, and the embedded log is freed after a
-    /// commit, so that a power cut might otherwise lose both.
-    Fsync(PathBuf),
+/// The store and what belongs to it.
+#[derive(Clone)]
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// Folder on local disk, where objects must be synced by us: `object_store` does not do it, and the embedded log is
+    /// freed after a commit, so that a power cut might otherwise lose both.
+    local: Option<PathBuf>,
+    /// Names the store within a DataFusion session.
+    pub(crate) id: Uuid,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+    chance: Arc<Mutex<StdRng>>,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Place({})", self.store)
+    }
 }
 
 impl Lake {
-    /// Opens the lake at `url`: `s3://bucket/prefix`, `file:///folder`, a folder's path, or `memory:///`. `options` are
-    /// `object_store`'s names for S3 (`aws_endpoint_url`, `aws_region`, …); what they leave out comes from `AWS_*`.
+    /// Opens the lake at `url`: `s3://bucket/prefix`, `file:///folder`, a folder's path (made where it is not there), or
+    /// `memory://`. `options` are `object_store`'s names for S3 (`aws_endpoint_url`, `aws_region`, …); what they leave out
+    /// comes from the environment's `AWS_*`; the other stores have none.
     ///
     /// # Errors
     /// Where the URL is none of these, or an option is unknown.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self> {
         let bad = |detail: String| Error::Url { url: url.to_owned(), detail };
-        if let Some(rest) = url.strip_prefix("s3://") {
-            let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-            if bucket.is_empty() {
-                return Err(bad("s3:// takes a bucket: s3://bucket/prefix".into()));
-            }
-            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-            for (key, value) in options {
-                let key: AmazonS3ConfigKey = key.parse().map_err(|_| bad(format!("unknown option `{key}`")))?;
-                builder = builder.with_config(key, value);
-            }
-            let store = builder.build().map_err(|error| bad(error.to_string()))?;
+        if url.starts_with("s3://") {
             let parsed = Url::parse(url).map_err(|error| bad(error.to_string()))?;
-            return Ok(Self { store: Arc::new(store), root: Path::from(prefix), url: parsed, durability: Durability::Store, id: uuid::Uuid::new_v4() });
+            let bucket = parsed.host_str().filter(|bucket| !bucket.is_empty());
+            let bucket = bucket.ok_or_else(|| bad("it names no bucket: s3://bucket/prefix".into()))?;
+            let store = s3(bucket, options).map_err(bad)?;
+            return Ok(Self::with_store(Arc::new(store), parsed));
         }
         if url.starts_with("memory:") {
             return Ok(Self::with_store(Arc::new(InMemory::new()), Url::parse("memory:///").expect("a URL")));
         }
-        let folder = match url.strip_prefix("file://") {
-            Some(path) => PathBuf::from(path),
-            None if url.contains("://") => return Err(bad("it takes s3://bucket/prefix, file:///folder or a folder's path".into())),
-            None if url.is_empty() => return Err(bad("it is empty".into())),
-            None => PathBuf::from(url),
+        let folder = match Url::parse(url) {
+            Ok(parsed) if parsed.scheme() == "file" => {
+                parsed.to_file_path().map_err(|()| bad("it is no local path".into()))?
+            }
+            _ if url.contains("://") => {
+                return Err(bad("it takes s3://bucket/prefix, file:///folder or a folder's path".into()));
+            }
+            _ if url.is_empty() => return Err(bad("it is empty".into())),
+            _ => PathBuf::from(url),
         };
-        let made = std::fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
+        let made = fs::create_dir_all(&folder).and_then(|()| folder.canonicalize());
         let folder = made.map_err(|error| bad(format!("the folder cannot be made: {error}")))?;
         let store = LocalFileSystem::new_with_prefix(&folder).map_err(|error| bad(error.to_string()))?;
         let url = Url::from_directory_path(&folder).map_err(|()| bad("the folder has no absolute path".into()))?;
-        Ok(Self { store: Arc::new(store), root: Path::default(), url, durability: Durability::Fsync(folder), id: uuid::Uuid::new_v4() })
+        let place = Place { local: Some(folder), ..Place::new(Arc::new(store)) };
+        Ok(Self { place: Arc::new(place), root: Path::default(), url })
     }
 
     /// A lake on a store of one's own; `url` gives the prefix within it by its path.
     #[must_use]
     pub fn with_store(store: Arc<dyn ObjectStore>, url: Url) -> Self {
         let root = Path::from(url.path().trim_matches('/'));
-        Self { store, root, url, durability: Durability::Store, id: uuid::Uuid::new_v4() }
+        Self { place: Arc::new(Place::new(store)), root, url }
+    }
+
+    /// The same lake with another clock, and with ids and back-off drawn from `seed`: for simulations.
+    #[must_use]
+    pub fn simulated(mut self, clock: impl Fn() -> Timestamp + Send + Sync + 'static, seed: u64) -> Self {
+        let chance = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        self.place = Arc::new(Place { clock: Arc::new(clock), chance, ..(*self.place).clone() });
+        self
     }
 
     /// The table `spec` in this lake. No I/O.
     #[must_use]
     pub fn table(&self, spec: &'static TableSpec) -> Table {
-        Table {
-            spec,
-            store: Arc::clone(&self.store),
-            folder: self.root.clone().join(spec.name),
-            durability: self.durability.clone(),
-            store_id: self.id.simple().to_string(),
-            url: self.url.clone(),
-        }
+        Table { spec, place: Arc::clone(&self.place), folder: self.root.clone().join(spec.name) }
     }
 
     /// Where the lake is.
@@ -104,29 +128,117 @@ impl Lake {
     /// # Errors
     /// Where it does not.
     pub async fn ping(&self) -> Result<()> {
-        let listed = self.store.list_with_delimiter(Some(&self.root)).await;
+        let listed = self.place.store.list_with_delimiter(Some(&self.root)).await;
         listed.map(drop).map_err(|source| Error::store(&self.root, source))
+    }
+
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 }
 
-impl Durability {
-    /// Makes objects durable that `put` has already taken.
-    pub(crate) async fn persist(&self, paths: &[Path]) -> Result<()> {
-        let Self::Fsync(root) = self else { return Ok(()) };
-        for path in paths {
-            let file = root.join(path.as_ref());
-            let synced = async {
-                tokio::fs::File::open(&file).await?.sync_all().await?;
-                // The folder's own entry, and that of a new partition's folder in the table's.
-                for folder in file.ancestors().skip(1).take(2) {
-                    tokio::fs::File::open(folder).await?.sync_all().await?;
-                }
-                Ok(())
-            };
-            synced.await.map_err(|error: std::io::Error| {
-                Error::store(path, object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(error) })
-            })?;
+fn s3(bucket: &str, options: &[(String, String)]) -> Result<impl ObjectStore, String> {
+    let retry = RetryConfig { retry_timeout: REPEAT_MAX, ..RetryConfig::default() };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(ClientOptions::new().with_timeout(REQUEST_MAX))
+        .with_retry(retry);
+    for (name, value) in options {
+        let key: AmazonS3ConfigKey = name.parse().map_err(|_| format!("unknown option `{name}`"))?;
+        if key == AmazonS3ConfigKey::Endpoint && value.starts_with("http://") {
+            // Whoever writes http:// means it.
+            builder = builder.with_allow_http(true);
         }
-        Ok(())
+        builder = builder.with_config(key, value);
     }
+    builder.build().map_err(|error| error.to_string())
+}
+
+/// Wall clock of the edge to the store: the log's timestamps are for people and for other engines' retention.
+#[expect(clippy::disallowed_methods, reason = "the default of an argument: `Lake::simulated` takes another clock")]
+fn wall_clock() -> Timestamp {
+    Timestamp::now()
+}
+
+impl Place {
+    fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let chance = Arc::new(Mutex::new(StdRng::from_os_rng()));
+        let id = Uuid::new_v4();
+        Self { store, local: None, id, clock: Arc::new(wall_clock), chance }
+    }
+
+    /// Now [ms since 1970-01-01T00:00:00Z], for the log.
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.clock)().as_millisecond()
+    }
+
+    pub(crate) fn new_id(&self) -> Uuid {
+        let bytes = self.chance.lock().unwrap_or_else(PoisonError::into_inner).random();
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    }
+
+    /// A random pause up to and including `ceiling_ms`.
+    pub(crate) fn pause(&self, ceiling_ms: u64) -> Duration {
+        let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
+        Duration::from_millis(chance.random_range(0..=ceiling_ms))
+    }
+
+    /// Puts an object that must not be there yet; durable when it returns.
+    pub(crate) async fn put_new(&self, path: &Path, body: Bytes) -> object_store::Result<()> {
+        let Some(root) = &self.local else {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            return self.store.put_opts(path, body.into(), options).await.map(drop);
+        };
+        let (root, file, staged) = (root.clone(), root.join(path.as_ref()), format!(".{}.staged", self.new_id()));
+        let put = blocking(move || link_new(&root, &file, &staged, &body)).await;
+        put.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                object_store::Error::AlreadyExists { path: path.to_string(), source: Box::new(error) }
+            }
+            _ => generic(error),
+        })
+    }
+
+    /// Makes durable what `put` has taken: on local disk the files, their folders, and those up to the lake's.
+    pub(crate) async fn persist(&self, paths: &[Path]) -> Result<()> {
+        let (Some(root), Some(first)) = (&self.local, paths.first()) else { return Ok(()) };
+        let (root, files) = (root.clone(), paths.iter().map(|path| root.join(path.as_ref())).collect::<Vec<_>>());
+        let synced = blocking(move || {
+            for file in &files {
+                File::open(file)?.sync_all()?;
+            }
+            sync_folders(&root, files.iter().map(PathBuf::as_path))
+        });
+        synced.await.map_err(|error| Error::store(first, generic(error)))
+    }
+}
+
+fn generic(error: io::Error) -> object_store::Error {
+    object_store::Error::Generic { store: "LocalFileSystem", source: Box::new(error) }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// A new file whose bytes are on disk before its name is: a power cut never leaves a torn log entry.
+fn link_new(root: &FsPath, file: &FsPath, staged: &str, body: &[u8]) -> io::Result<()> {
+    let folder = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::create_dir_all(folder)?;
+    let staged = folder.join(staged);
+    let written = File::create_new(&staged).and_then(|mut out| out.write_all(body).and_then(|()| out.sync_all()));
+    // A hard link fails where the name is taken; a rename would overwrite it.
+    let linked = written.and_then(|()| fs::hard_link(&staged, file));
+    // The staged name is ours alone; where it cannot be removed, every reader of a Delta log passes over it.
+    drop(fs::remove_file(&staged));
+    linked?;
+    sync_folders(root, std::iter::once(file))
+}
+
+/// Syncs every folder that leads from `root` to `files`: a file's name is durable only with its folder.
+fn sync_folders<'a>(root: &FsPath, files: impl Iterator<Item = &'a FsPath>) -> io::Result<()> {
+    let above = |file: &'a FsPath| file.ancestors().skip(1).take_while(|folder| folder.starts_with(root));
+    let folders: BTreeSet<&FsPath> = files.flat_map(above).collect();
+    // The deepest first, so that no name leads to a folder that is not there.
+    folders.into_iter().rev().try_for_each(|folder| File::open(folder)?.sync_all())
 }

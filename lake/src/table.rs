@@ -1,30 +1,30 @@
 //! A table: its place, its head, its snapshot.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::datatypes::{DataType, Schema};
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
+use object_store::{ObjectStoreExt, path::Path};
 use schemas::TableSpec;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::{
     Error, Result,
     file::DataFile,
+    layout,
     replay::{self, Entry, State},
-    store::Durability,
+    store::Place,
 };
+
+/// Times that the creation of a table is tried beside others.
+const CREATE_ATTEMPTS_MAX: u32 = 10;
 
 /// A Delta table. Cheap to clone; holds no state of the table.
 #[derive(Clone, Debug)]
 pub struct Table {
     pub(crate) spec: &'static TableSpec,
-    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) place: Arc<Place>,
+    /// In the store.
     pub(crate) folder: Path,
-    pub(crate) durability: Durability,
-    /// Names the store within a DataFusion session.
-    pub(crate) store_id: String,
-    pub(crate) url: url::Url,
 }
 
 /// What a writer knows of a table: everything but the file list.
@@ -40,13 +40,19 @@ impl Head {
         self.state.version
     }
 
-    /// `id` of the table's metadata.
+    /// `id` of the table's metadata: a table made anew has another.
     #[must_use]
     pub fn table_id(&self) -> &str {
         &self.state.table_id
     }
 
-    /// Transaction identifiers.
+    /// The table's schema as Delta writes it.
+    #[must_use]
+    pub fn schema_json(&self) -> &str {
+        &self.state.schema_string
+    }
+
+    /// Transaction identifiers: version by application id.
     #[must_use]
     pub fn txns(&self) -> &BTreeMap<String, i64> {
         &self.state.txns
@@ -69,8 +75,39 @@ pub struct Snapshot {
     pub table_id: String,
     /// Active files, by path.
     pub files: Vec<DataFile>,
-    /// Transaction identifiers.
+    /// Transaction identifiers: version by application id.
     pub txns: BTreeMap<String, i64>,
+    /// All of it but the files.
+    rest: State,
+}
+
+impl Snapshot {
+    fn new(table: &Table, mut state: State) -> Self {
+        let files = state.files.take().unwrap_or_default().into_values();
+        let files = files.map(|file| DataFile { seen: state.version, ..file }).collect();
+        let (table_id, txns) = (state.table_id.clone(), state.txns.clone());
+        Self { table: table.clone(), version: state.version, table_id, files, txns, rest: state }
+    }
+
+    /// The head of this very version: a change built on what the snapshot holds commits on it.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        Head { state: self.rest.clone() }
+    }
+
+    /// The newest version, by reading only what was committed since; `None` where nothing was.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn refreshed(&self) -> Result<Option<Self>> {
+        let mut state = self.rest.clone();
+        state.files = Some(self.files.iter().map(|file| (file.path.clone(), file.clone())).collect());
+        if !replay::advance(&self.table, &mut state).await? {
+            return Ok(None);
+        }
+        state.check_protocol(self.table.name())?;
+        Ok(Some(Self::new(&self.table, state)))
+    }
 }
 
 impl Table {
@@ -86,22 +123,18 @@ impl Table {
         self.spec
     }
 
-    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
-        &self.store
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
-    pub(crate) fn log_folder(&self) -> Path {
-        self.folder.clone().join("_delta_log")
-    }
-
-    pub(crate) fn entry_path(&self, version: i64) -> Path {
-        self.log_folder().join(format!("{version:020}.json"))
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The entry of a version; `None` where there is none.
     pub(crate) async fn entry(&self, version: i64) -> Result<Option<Entry>> {
-        let path = self.entry_path(version);
-        match self.store.get(&path).await {
+        let path = layout::entry(&self.folder, version);
+        match self.place.store.get(&path).await {
             Ok(found) => {
                 let bytes = found.bytes().await.map_err(|source| Error::store(&path, source))?;
                 Entry::parse(&path, &bytes).map(Some)
@@ -119,10 +152,10 @@ impl Table {
         Ok(replay::read(self, false).await?.map(|state| Head { state }))
     }
 
-    /// Reads what was committed since; true where anything was.
+    /// Reads what was committed since; true where anything was. Costs one request where nothing was.
     ///
     /// # Errors
-    /// Where the log cannot be read.
+    /// Where the log cannot be read; `head` then stands at some version up to the newest.
     pub async fn refresh(&self, head: &mut Head) -> Result<bool> {
         let moved = replay::advance(self, &mut head.state).await?;
         head.state.check_protocol(self.name())?;
@@ -132,18 +165,11 @@ impl Table {
     /// The newest version with its files.
     ///
     /// # Errors
-    /// Where there is no table, or the log cannot be read.
+    /// [`Error::Missing`] where there is no table; others where the log cannot be read.
     pub async fn snapshot(&self) -> Result<Snapshot> {
         let state = replay::read(self, true).await?;
-        let missing = || object_store::Error::NotFound { path: self.log_folder().to_string(), source: "there is no table".into() };
-        let state = state.ok_or_else(|| Error::store(&self.log_folder(), missing()))?;
-        Ok(Snapshot {
-            table: self.clone(),
-            version: state.version,
-            table_id: state.table_id,
-            files: state.files.unwrap_or_default().into_values().collect(),
-            txns: state.txns,
-        })
+        let state = state.ok_or_else(|| Error::Missing { table: self.name().to_owned() })?;
+        Ok(Snapshot::new(self, state))
     }
 
     /// The head; creates the table as version 0 where it is not there. Safe beside others that do the same.
@@ -151,39 +177,47 @@ impl Table {
     /// # Errors
     /// Where the store does not answer.
     pub async fn create_if_missing(&self) -> Result<Head> {
+        let path = layout::entry(&self.folder, 0);
+        let mut attempt = 0;
         loop {
             if let Some(head) = self.head().await? {
+                // Written by a process that died before it could sync the folder, the newest entry might still be lost.
+                self.place.persist(&[layout::entry(&self.folder, head.version())]).await?;
                 return Ok(head);
             }
-            let path = self.entry_path(0);
-            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-            let outcome = self.store.put_opts(&path, self.first_entry().into(), options).await;
-            match outcome {
-                Ok(_) => self.durability.persist(&[path]).await?,
-                // Another was faster, or the answer was lost: the log tells.
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            // Whatever the answer, the log tells: another may have been faster, or the answer was lost (F05, F09).
+            let outcome = self.place.put_new(&path, self.first_entry().into()).await;
+            attempt += 1;
+            if let Err(source) = outcome {
+                if attempt == CREATE_ATTEMPTS_MAX {
+                    return Err(Error::store(&path, source));
                 }
-                Err(source) => return Err(Error::store(&path, source)),
+                tokio::time::sleep(Duration::from_millis(10) + self.place.pause(20 << attempt)).await;
             }
         }
     }
 
     fn first_entry(&self) -> Vec<u8> {
-        let schema = (self.spec.schema)();
+        let now_ms = self.place.now_ms();
         let configuration: BTreeMap<&str, &str> = self.spec.properties.iter().copied().collect();
-        let metadata = json!({
-            "id": Uuid::new_v4(), "format": { "provider": "parquet", "options": {} }, "schemaString": delta_schema(&schema).to_string(),
-            "partitionColumns": self.spec.partition_column.into_iter().collect::<Vec<_>>(), "configuration": configuration, "createdTime": 0,
-        });
-        let actions = [
-            json!({ "commitInfo": { "operation": "CREATE TABLE", "operationParameters": {}, "engineInfo": "daybook", "isBlindAppend": true } }),
+        lines(&[
+            json!({ "commitInfo": {
+                "timestamp": now_ms, "operation": "CREATE TABLE", "operationParameters": {}, "isBlindAppend": true,
+                "engineInfo": ENGINE, "txnId": self.place.new_id(),
+            } }),
             json!({ "protocol": { "minReaderVersion": replay::READER_VERSION, "minWriterVersion": replay::WRITER_VERSION } }),
-            json!({ "metaData": metadata }),
-        ];
-        lines(&actions)
+            json!({ "metaData": {
+                "id": self.place.new_id(), "name": self.spec.name, "format": { "provider": "parquet", "options": {} },
+                "schemaString": delta_schema(&(self.spec.schema)()).to_string(),
+                "partitionColumns": self.spec.partition_column.into_iter().collect::<Vec<_>>(),
+                "configuration": configuration, "createdTime": now_ms,
+            } }),
+        ])
     }
 }
+
+/// `engineInfo` of our log entries.
+pub(crate) const ENGINE: &str = concat!("daybook/", env!("CARGO_PKG_VERSION"));
 
 /// Actions as the log holds them: one JSON object a line.
 pub(crate) fn lines(actions: &[Value]) -> Vec<u8> {
@@ -197,45 +231,19 @@ pub(crate) fn lines(actions: &[Value]) -> Vec<u8> {
 
 /// Delta's JSON form of a schema (Delta protocol, "Schema Serialization Format"), comments in the fields' metadata.
 fn delta_schema(schema: &Schema) -> Value {
-    let fields: Vec<Value> = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let kind = match field.data_type() {
-                DataType::Utf8 => "string".to_owned(),
-                DataType::Int64 => "long".to_owned(),
-                DataType::Int32 => "integer".to_owned(),
-                DataType::Boolean => "boolean".to_owned(),
-                DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-                DataType::Timestamp(..) => "timestamp".to_owned(),
-                DataType::Date32 => "date".to_owned(),
-                DataType::Binary => "binary".to_owned(),
-                other => unreachable!("schemas has no column of type {other}"),
-            };
-            json!({ "name": field.name(), "type": kind, "nullable": field.is_nullable(), "metadata": field.metadata() })
-        })
-        .collect();
-    json!({ "type": "struct", "fields": fields })
-}
-
-impl Table {
-    /// Writes a log checkpoint of the newest version, so that opening the table reads one file in place of every entry.
-    ///
-    /// # Errors
-    /// Where the store or the Delta library fails. Readers are safe either way: entries stay.
-    pub async fn log_checkpoint(&self) -> Result<()> {
-        let folder = url::Url::parse(&format!("{}://store/{}/", self.scheme(), self.folder)).expect("a folder's URL");
-        let table = deltalake_core::DeltaTableBuilder::from_url(folder.clone())
-            .map_err(Error::Delta)?
-            .with_storage_backend(Arc::clone(&self.store), folder)
-            .load()
-            .await
-            .map_err(Error::Delta)?;
-        deltalake_core::protocol::checkpoints::create_checkpoint(&table, None).await.map_err(Error::Delta)?;
-        Ok(())
-    }
-
-    fn scheme(&self) -> &'static str {
-        "memory"
-    }
+    let fields = schema.fields().iter().map(|field| {
+        let kind = match field.data_type() {
+            DataType::Utf8 => "string".to_owned(),
+            DataType::Int64 => "long".to_owned(),
+            DataType::Int32 => "integer".to_owned(),
+            DataType::Boolean => "boolean".to_owned(),
+            DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+            DataType::Timestamp(..) => "timestamp".to_owned(),
+            DataType::Date32 => "date".to_owned(),
+            DataType::Binary => "binary".to_owned(),
+            other => unreachable!("schemas::ColumnType has no {other}"),
+        };
+        json!({ "name": field.name(), "type": kind, "nullable": field.is_nullable(), "metadata": field.metadata() })
+    });
+    json!({ "type": "struct", "fields": fields.collect::<Vec<_>>() })
 }

@@ -140,4 +140,24 @@ mod tests {
         assert_eq!(records[1].value.as_deref(), Some(&b""[..]));
         assert!(records[2].headers.is_empty());
     }
+    /// Not a bar: `cargo test --release -p daybook-ingest -- --ignored --nocapture measure_batch`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn measure_batch() {
+        use std::io::Write as _;
+        let (batches, records, value) = (100, 8192, vec![b'x'; 334]);
+        let started = std::time::Instant::now();
+        for _ in 0..batches {
+            let mut batch = BatchBuilder::with_capacity(400 * records, records);
+            for offset in 0..records {
+                batch.push(0, offset as i64, 0, Some(b"acme/user-1"), Some(&value));
+                batch.header("daybook-org", b"acme");
+                batch.header("daybook-recorded-time", b"2026-01-01T00:00:00.000000Z");
+                batch.header("daybook-vantage", b"client");
+            }
+            assert_eq!(std::hint::black_box(batch.finish()).len(), records);
+        }
+        let each = started.elapsed().as_nanos() / (batches * records) as u128;
+        writeln!(std::io::stderr(), "copy into a batch, finish and drop: {each} ns a record").unwrap();
+    }
 }

@@ -9,7 +9,7 @@
 //! only after the journal was synced; so after kill -9 or power loss every answered record is there, and at most unanswered ones more.
 //! It relies on a disk that keeps what fsync promised.
 //!
-//! On disk: keyspace `records` (see [`codec`]) and `meta` (`identity`, `partitions`, `low/<partition>`). The high watermark is the last key
+//! On disk: keyspace `records` (see `codec.rs`) and `meta` (`identity`, `partitions`, `low/<partition>`). The high watermark is the last key
 //! plus one, or the low watermark where nothing is left; it is never stored.
 //!
 //! When a write fails (disk full), the store is dropped and opened again before the next write: what of the failed batch reached the

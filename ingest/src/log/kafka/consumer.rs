@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc as channel, oneshot};
 
-use super::flow::{Budget, Inbox, Item};
+use super::flow::{Budget, Inbox};
 use super::membership::Membership;
 use super::poller::Poller;
 use super::{KafkaSettings, sort_error};

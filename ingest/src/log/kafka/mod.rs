@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append ─► one producer (acks=all, idempotent, murmur2) ─► delivery reports counted per call ─► answer
-//! subscribe ─► a thread of its own that polls ([`poller`]) ─► batches, limited in bytes and records ─► next
+//! subscribe ─► a thread of its own that polls (`poller.rs`) ─► batches, limited in bytes and records ─► next
 //! ```
 //!
 //! Settings that carry our promises cannot be overridden: see [`PROTECTED`].

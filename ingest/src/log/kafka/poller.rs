@@ -44,7 +44,7 @@ const CHECK_AGAIN: Duration = Duration::from_millis(500);
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 const WATERMARK_LIMIT: Duration = Duration::from_secs(2);
 /// How often it is made sure that the topic was not recreated (F24): without being told, and when an error hints at it.
-const IDENTITY_EVERY: Duration = Duration::from_secs(60);
+const IDENTITY_EVERY: Duration = Duration::from_secs(15);
 const IDENTITY_AFTER_ERROR: Duration = Duration::from_secs(5);
 
 /// The thread's state. `next` is indexed by partition; -1 = not ours.

@@ -19,9 +19,12 @@ type Cluster = MockCluster<'static, DefaultProducerContext>;
 fn cluster(partitions: i32) -> (Cluster, KafkaSettings) {
     let cluster = MockCluster::new(1).expect("a mock cluster");
     cluster.create_topic(TOPIC, partitions, 1).expect("a topic");
+    // A member learns of a rebalance by its heartbeat.
+    let properties = [("heartbeat.interval.ms".to_owned(), "200".to_owned())].into();
     let settings = KafkaSettings {
         bootstrap_servers: cluster.bootstrap_servers(),
         topic: TOPIC.into(),
+        properties,
         ..KafkaSettings::default()
     };
     (cluster, settings)

@@ -1,0 +1,132 @@
+//! The aggregator: from `events` to `rollup_daily`.
+//!
+//! ```text
+//! events ──sorted scan──► walk ──rows of a day──► people ──► revise ──changed days──► one table commit
+//!              ▲           │ (pure)                (plan)     (states, revisions)        files + version of events
+//!            plan          └── program: measures as steps per event type
+//!         (days → files)       calendar: days in each organisation's zone
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `calendar` | days as half-open intervals of instants, exact in every zone |
+//! | `program`, `columns`, `accumulator` | measures compiled; a batch downcast; a row growing |
+//! | `walk` | the state machine; duplicates |
+//! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
+//! | `plan`, `run` | which files for which days; reading, writing, committing |
+//! | `serve`, `metrics`, `status` | the service |
+//!
+//! Invariants:
+//! 1. The rollup follows from `events`, the calendar and the definitions alone; it can be dropped and rebuilt. Only `state`, `revision`,
+//!    `watermark` and `computed_at` have a history.
+//! 2. NULL is not 0: a measure is null unless one of its families is instrumented: declared for the client, said by its
+//!    `telemetry.status`, or seen in the row.
+//! 3. Memory holds one person's rows, ties of one instant, the rows of the days in work, and some 40 bytes per person. Not the events.
+
+mod accumulator;
+mod calendar;
+mod columns;
+mod metrics;
+mod people;
+mod plan;
+mod program;
+mod progress;
+mod revise;
+mod rows;
+mod run;
+mod serve;
+mod status;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use calendar::{DEFAULT_ALLOWED_LATENESS_HOURS, OrgCalendar, OrgDays};
+pub use metrics::Metrics;
+pub use progress::{Progress, RunReport};
+pub use run::run;
+pub use serve::{Calendars, Settings, serve};
+pub use status::{Status, status};
+
+/// What a rollup operation returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a rollup failed. The table is as it was: a run changes it in one commit or not at all.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A table could not be read or written; try again later.
+    #[error("table `{table}` failed")]
+    Table {
+        /// Name of the table.
+        table: &'static str,
+        /// What happened.
+        #[source]
+        source: lake::Error,
+    },
+    /// The rollup was computed, but not committed.
+    #[error("the rollup could not be committed")]
+    Commit {
+        /// Why.
+        #[source]
+        source: lake::CommitError,
+    },
+    /// A scan failed.
+    #[error("a scan failed")]
+    Scan(#[source] datafusion::error::DataFusionError),
+    /// A file does not hold what the table's schema says.
+    #[error("column `{name}` {detail}")]
+    Column {
+        /// Column.
+        name: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A file is not sorted as the table promises: rewrite it, the rollup would be wrong.
+    #[error("a file of `events` is not in the order of the table's sort columns")]
+    Unsorted,
+    /// A file of `events` belongs to no day.
+    #[error("file `{path}` of `events` has no event_date")]
+    Partition {
+        /// Path of the file below the table.
+        path: String,
+    },
+    /// An event date is too far off to be one.
+    #[error("event_date {date} of `events` is outside the years -9000 to 9000")]
+    Date {
+        /// The date.
+        date: String,
+    },
+    /// There is no such time zone.
+    #[error("`{name}` is no IANA time zone")]
+    TimeZone {
+        /// As given.
+        name: String,
+        /// Why.
+        #[source]
+        source: jiff::Error,
+    },
+    /// The organisations' days are not known; try again later.
+    #[error("the organisations' time zones could not be read")]
+    Calendar(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A setting makes no sense.
+    #[error("aggregate.{setting}: {detail}")]
+    Setting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// What is wrong.
+        detail: &'static str,
+    },
+    /// A pass panicked or was cancelled.
+    #[error("a pass over events ended early")]
+    Task {
+        /// How.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+impl Error {
+    fn table(spec: &'static schemas::TableSpec) -> impl Fn(lake::Error) -> Self {
+        |source| Self::Table { table: spec.name, source }
+    }
+}

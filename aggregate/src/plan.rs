@@ -1,0 +1,82 @@
+//! Which days a rollup computes together, and which files it reads for them.
+//!
+//! `events` is partitioned by UTC date; an organisation's day touches one such date, or two or three. Where all zones are UTC, a pass is
+//! one day and reads one partition, once. Otherwise passes span some days, so that few partitions are read twice: seven days of
+//! zones on both sides of UTC read nine partitions, not twenty-one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::civil::Date;
+
+use crate::{
+    Error, Result,
+    calendar::{OrgCalendar, OrgDays, next},
+};
+
+/// Most days of one pass.
+const PASS_DAYS_MAX: usize = 7;
+/// Most files of a pass of several days: as many are merged without a sort.
+const PASS_FILES_MAX: usize = 64;
+
+/// Consecutive days that are computed by one walk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pass {
+    pub(crate) first: Date,
+    pub(crate) days: usize,
+    /// UTC dates whose files hold the days' events.
+    pub(crate) utc_dates: BTreeSet<Date>,
+    /// Bounds of all organisations' days together, half-open [µs].
+    pub(crate) from_us: i64,
+    pub(crate) to_us: i64,
+}
+
+/// The passes over `files` (number of files by UTC date), in order of date. Each day that may have events is in exactly one.
+///
+/// # Errors
+/// Where a date is outside the years that we know.
+pub(crate) fn passes(files: &BTreeMap<Date, usize>, calendar: &OrgCalendar) -> Result<Vec<Pass>> {
+    let zones = calendar.zones();
+    let utc = OrgDays::default();
+    let mut sources: BTreeMap<Date, BTreeSet<Date>> = BTreeMap::new();
+    for date in files.keys() {
+        let outside = || Error::Date { date: date.to_string() };
+        if !crate::calendar::YEARS.contains(&date.year()) {
+            return Err(outside());
+        }
+        let (start, end) = (utc.start_us(*date), utc.start_us(next(*date)));
+        for zone in &zones {
+            let last = zone.date_of(end - 1).ok_or_else(outside)?;
+            let mut day = zone.date_of(start).ok_or_else(outside)?;
+            while day <= last {
+                if zone.start_us(day) < zone.start_us(next(day)) {
+                    sources.entry(day).or_default().insert(*date);
+                }
+                day = next(day);
+            }
+        }
+    }
+    let shared = sources.values().any(|dates| dates.len() > 1) || sources.len() > files.len();
+    // At least two passes, so that two may run at once.
+    let width = if shared { sources.len().div_ceil(2).clamp(1, PASS_DAYS_MAX) } else { 1 };
+    let mut passes: Vec<Pass> = Vec::new();
+    for (day, dates) in sources {
+        let from_us = zones.iter().map(|zone| zone.start_us(day)).min().expect("there is a default zone");
+        let to_us = zones.iter().map(|zone| zone.start_us(next(day))).max().expect("there is a default zone");
+        if let Some(pass) = passes.last_mut() {
+            let follows = pass.to_us >= from_us && nth(pass.first, pass.days) == day;
+            let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
+            if follows && pass.days < width && count <= PASS_FILES_MAX {
+                pass.days += 1;
+                pass.utc_dates.extend(dates);
+                pass.to_us = pass.to_us.max(to_us);
+                continue;
+            }
+        }
+        passes.push(Pass { first: day, days: 1, utc_dates: dates, from_us, to_us });
+    }
+    Ok(passes)
+}
+
+fn nth(first: Date, days: usize) -> Date {
+    (0..days).fold(first, |date, _| next(date))
+}

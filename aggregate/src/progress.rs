@@ -1,0 +1,57 @@
+//! What a run tells those who wait for it, and what it says in the end.
+
+use std::time::Duration;
+
+use jiff::civil::Date;
+use serde::Serialize;
+
+/// Hears how a run gets on. Called from the run's own task; must not block.
+pub trait Progress: Send + Sync {
+    /// The run will compute this many days.
+    fn planned(&self, days: u64) {
+        let _ = days;
+    }
+
+    /// A day is done; `changed` where its rows differ from the table's. A run that starts again begins with `planned`.
+    fn day(&self, date: Date, changed: bool) {
+        let _ = (date, changed);
+    }
+}
+
+impl Progress for () {}
+
+/// What a run did. All counts are of the attempt that committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RunReport {
+    /// Version of `events` that the rollup now stands for; `None` where there is no such table yet.
+    pub events_version: Option<i64>,
+    /// Version of `rollup_daily` that the run committed; `None` where there was nothing to do.
+    pub table_version: Option<i64>,
+    /// Days computed; 0 where nothing was new.
+    pub days_read: u64,
+    /// Days whose rows changed.
+    pub days_changed: u64,
+    /// Rows of the rollup.
+    pub rows: u64,
+    /// Rows that were not there before.
+    pub rows_added: u64,
+    /// Rows with another content than before.
+    pub rows_changed: u64,
+    /// Rows whose events are gone.
+    pub rows_removed: u64,
+    /// Rows that became final as they were.
+    pub rows_finalised: u64,
+    /// Distinct events counted; 0 where nothing was new.
+    pub events: u64,
+    /// Further copies of the same events.
+    pub duplicates_removed: u64,
+    /// People with an event.
+    pub people: u64,
+    /// Values that did not fit their column and were cut to the greatest that does.
+    pub saturated: u64,
+    /// Tries until the commit landed; more than 1 where another aggregator was faster.
+    pub attempts: usize,
+    /// Wall time, where the caller measured it and put it here: a run reads no clock.
+    #[serde(skip)]
+    pub elapsed: Option<Duration>,
+}

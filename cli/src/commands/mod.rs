@@ -1,0 +1,10 @@
+//! One file for each subcommand.
+
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod emit;
+pub(crate) mod generate;
+pub(crate) mod key;
+pub(crate) mod org;
+pub(crate) mod query;
+pub(crate) mod rollup;

@@ -1,0 +1,5 @@
+//! The `daybook` command.
+
+fn main() -> std::process::ExitCode {
+    daybook::main()
+}

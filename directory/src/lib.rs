@@ -1,0 +1,343 @@
+//! Who is who: organisations and the keys that speak for them.
+//!
+//! ```text
+//! cli (org create, key create) ──► Directory ──► SQLite: organisations, keys
+//! collector, query ──authenticate──► cache (seconds) ──miss──┘
+//! ```
+//!
+//! Invariants:
+//! 1. A secret is shown once, when it is made, and never printed by `Debug`; the database holds its SHA-256.
+//! 2. The organisation of a request comes from its key, and from nowhere else.
+//! 3. [`Directory::authenticate`] asks the database at most once per key in [`CACHE_TTL`]. So a key that another process
+//!    revoked is refused after [`CACHE_TTL`] at the latest; one revoked by this process, at once.
+//! 4. The cache has a limit, whatever is presented.
+
+use std::{str::FromStr, sync::Arc, time::Duration};
+
+use jiff::{Timestamp, tz::TimeZone};
+use schemas::OrgId;
+use sqlx::{
+    Row as _, SqlSafeStr as _,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+};
+
+mod cache;
+mod key;
+#[cfg(test)]
+mod tests;
+
+pub use cache::CACHE_TTL;
+use cache::{Cache, Known};
+pub use key::{InvalidKeyId, KeyId, Scope, Secret};
+use key::{digest, same, split};
+
+/// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise [hours].
+pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
+
+/// How long a statement waits for another process's write.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a directory operation returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a directory operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is one of that id already.
+    #[error("organisation `{0}` exists already")]
+    OrgExists(OrgId),
+    /// There is none of that id.
+    #[error("there is no organisation `{0}`")]
+    UnknownOrg(OrgId),
+    /// No zone of the time zone database.
+    #[error("`{0}` is no IANA time zone; an example of one is `Europe/Zurich`")]
+    TimeZone(String),
+    /// The URL names no database that we can open.
+    #[error("`{url}` is no directory: it takes sqlite:///path/to/file or sqlite::memory:")]
+    Url {
+        /// As it was given, without a password.
+        url: String,
+        /// What the driver says.
+        #[source]
+        source: Option<sqlx::Error>,
+    },
+    /// The database was made by a newer version, or its schema was changed by hand.
+    #[error("the directory's schema could not be brought up to date")]
+    Migrate(#[source] MigrateError),
+    /// The database cannot be read or written now.
+    #[error("the directory's database failed")]
+    Database(#[source] sqlx::Error),
+    /// A row that we cannot have written.
+    #[error("the directory holds an invalid {column} `{value}`")]
+    Corrupt {
+        /// Column at fault.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
+
+/// An organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Org {
+    /// Its id.
+    pub id: OrgId,
+    /// Its name, for people.
+    pub name: String,
+    /// IANA name of the time zone in which its days begin and end.
+    pub time_zone: String,
+    /// How long after its end a day still takes events as a matter of course [hours].
+    pub allowed_lateness_hours: u32,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// A key, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// Its public part.
+    pub id: KeyId,
+    /// Whose it is.
+    pub org: OrgId,
+    /// What it permits.
+    pub scope: Scope,
+    /// What its owner calls it.
+    pub label: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// `None` = valid.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// Who presented a valid key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// The organisation that the key speaks for.
+    pub org: OrgId,
+    /// The key.
+    pub key_id: KeyId,
+    /// What it permits.
+    pub scope: Scope,
+}
+
+/// The directory. Clones share connections and cache.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    pool: SqlitePool,
+    cache: Arc<Cache>,
+}
+
+impl Directory {
+    /// Opens `sqlite:///path` or `sqlite::memory:`, making the database where it is not there, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// Where the URL is no SQLite database, the file cannot be written, or it was written by a newer version.
+    pub async fn open(url: &str) -> Result<Self> {
+        let refused = |source| Error::Url { url: url.chars().take(200).collect(), source };
+        if !url.starts_with("sqlite:") {
+            return Err(refused(None));
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| refused(Some(error)))?;
+        let options = options
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            // A revocation that was confirmed survives a power cut.
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let memory = url.contains(":memory:") || url.contains("mode=memory");
+        let pool = SqlitePoolOptions::new()
+            // Each connection to `:memory:` is a database of its own, gone when it closes.
+            .max_connections(if memory { 1 } else { 4 })
+            .min_connections(u32::from(memory))
+            .idle_timeout((!memory).then_some(Duration::from_secs(60)))
+            .max_lifetime(None)
+            .acquire_timeout(Duration::from_secs(10));
+        let pool = pool.connect_with(options).await.map_err(Error::Database)?;
+        migrate(&pool).await?;
+        Ok(Self { pool, cache: Arc::default() })
+    }
+
+    /// Creates an organisation whose days begin and end in the IANA zone `time_zone`.
+    ///
+    /// # Errors
+    /// Where it exists already, or the zone is none.
+    pub async fn create_org(&self, id: &OrgId, name: &str, time_zone: &str, now: Timestamp) -> Result<Org> {
+        // "UTC" is always there; other names come from the system's time zone database.
+        if TimeZone::get(time_zone).is_err() {
+            return Err(Error::TimeZone(time_zone.chars().take(80).collect()));
+        }
+        let org = Org {
+            id: id.clone(),
+            name: name.to_owned(),
+            time_zone: time_zone.to_owned(),
+            allowed_lateness_hours: DEFAULT_ALLOWED_LATENESS_HOURS,
+            created_at: at_us(now),
+        };
+        let insert = "INSERT INTO organisations (id, name, time_zone, allowed_lateness_hours, created_at_us) \
+                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
+        let done = sqlx::query(insert)
+            .bind(id.as_str())
+            .bind(name)
+            .bind(time_zone)
+            .bind(i64::from(org.allowed_lateness_hours))
+            .bind(now.as_microsecond())
+            .execute(&self.pool)
+            .await
+            .map_err(Error::Database)?;
+        if done.rows_affected() == 0 { Err(Error::OrgExists(id.clone())) } else { Ok(org) }
+    }
+
+    /// All organisations, by id.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn orgs(&self) -> Result<Vec<Org>> {
+        let select = "SELECT id, name, time_zone, allowed_lateness_hours, created_at_us FROM organisations ORDER BY id";
+        let rows = sqlx::query(select).fetch_all(&self.pool).await.map_err(Error::Database)?;
+        rows.iter()
+            .map(|row| {
+                let lateness: i64 = row.try_get("allowed_lateness_hours").map_err(Error::Database)?;
+                Ok(Org {
+                    id: parsed(row, "id")?,
+                    name: row.try_get("name").map_err(Error::Database)?,
+                    time_zone: row.try_get("time_zone").map_err(Error::Database)?,
+                    allowed_lateness_hours: u32::try_from(lateness).map_err(|_| Error::Corrupt {
+                        column: "allowed_lateness_hours",
+                        value: lateness.to_string(),
+                    })?,
+                    created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Makes a key. The secret is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// Where there is no such organisation.
+    pub async fn create_key(
+        &self,
+        org: &OrgId,
+        scope: Scope,
+        label: &str,
+        now: Timestamp,
+    ) -> Result<(KeyId, Secret)> {
+        let (id, secret, sha256) = key::generate(&mut rand::rng());
+        // One statement, so that no organisation can go in between; no row = no organisation.
+        let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us) \
+                      SELECT $1, organisations.id, $3, $4, $5, $6 FROM organisations WHERE organisations.id = $2";
+        let done = sqlx::query(insert)
+            .bind(id.as_str())
+            .bind(org.as_str())
+            .bind(scope.as_str())
+            .bind(label)
+            .bind(hex::encode(sha256))
+            .bind(now.as_microsecond())
+            .execute(&self.pool)
+            .await
+            .map_err(Error::Database)?;
+        if done.rows_affected() == 0 { Err(Error::UnknownOrg(org.clone())) } else { Ok((id, secret)) }
+    }
+
+    /// The keys of an organisation, revoked ones too, oldest first.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn keys(&self, org: &OrgId) -> Result<Vec<KeyInfo>> {
+        let select = "SELECT id, org_id, scope, label, created_at_us, revoked_at_us FROM keys \
+                      WHERE org_id = $1 ORDER BY created_at_us, id";
+        let rows = sqlx::query(select).bind(org.as_str()).fetch_all(&self.pool).await.map_err(Error::Database)?;
+        rows.iter()
+            .map(|row| {
+                Ok(KeyInfo {
+                    id: parsed(row, "id")?,
+                    org: parsed(row, "org_id")?,
+                    scope: parsed(row, "scope")?,
+                    label: row.try_get("label").map_err(Error::Database)?,
+                    created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
+                    revoked_at: time(row, "revoked_at_us")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Revokes a key for good. False where there is no such key, or it was revoked before. This process refuses it from
+    /// now on, others after [`CACHE_TTL`] at the latest.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub async fn revoke_key(&self, id: &KeyId, now: Timestamp) -> Result<bool> {
+        let update = "UPDATE keys SET revoked_at_us = $1 WHERE id = $2 AND revoked_at_us IS NULL";
+        let done = sqlx::query(update)
+            .bind(now.as_microsecond())
+            .bind(id.as_str())
+            .execute(&self.pool)
+            .await
+            .map_err(Error::Database)?;
+        // A look-up that read the row before may put it back once: it lives for one TTL, as in other processes.
+        self.cache.forget(id);
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Who presents this key; `None` where it is none of ours, was revoked, or permits something else than `scope`.
+    ///
+    /// # Errors
+    /// Where the database cannot be read: that is no reason to refuse the key, and none to accept it.
+    pub async fn authenticate(&self, presented: &str, scope: Scope) -> Result<Option<Principal>> {
+        // What does not have the form of a key never reaches cache or database.
+        let Some((key_id, secret)) = split(presented) else { return Ok(None) };
+        let known = match self.cache.get(&key_id) {
+            Some(known) => known,
+            None => {
+                let known = self.look_up(&key_id).await?.map(Arc::new);
+                self.cache.put(key_id.clone(), known.clone());
+                known
+            }
+        };
+        let Some(known) = known else { return Ok(None) };
+        // Compared in full before anything else is looked at: time tells nothing about the secret.
+        let valid = same(&digest(secret), &known.secret_sha256);
+        Ok((valid && known.scope == scope).then(|| Principal { org: known.org.clone(), key_id, scope }))
+    }
+
+    async fn look_up(&self, id: &KeyId) -> Result<Option<Known>> {
+        let select = "SELECT org_id, scope, secret_sha256 FROM keys WHERE id = $1 AND revoked_at_us IS NULL";
+        let row = sqlx::query(select).bind(id.as_str()).fetch_optional(&self.pool).await.map_err(Error::Database)?;
+        let Some(row) = row else { return Ok(None) };
+        let text: String = row.try_get("secret_sha256").map_err(Error::Database)?;
+        let mut secret_sha256 = [0; 32];
+        hex::decode_to_slice(&text, &mut secret_sha256)
+            .map_err(|_| Error::Corrupt { column: "secret_sha256", value: "…".to_owned() })?;
+        Ok(Some(Known { org: parsed(&row, "org_id")?, scope: parsed(&row, "scope")?, secret_sha256 }))
+    }
+}
+
+/// Applies what is new of `migrations/`, in one write transaction: of two processes that start at once one waits.
+async fn migrate(pool: &SqlitePool) -> Result<()> {
+    let migrations = [(1, "organisations and keys", include_str!("../migrations/0001_organisations_and_keys.sql"))];
+    let migrations = migrations.map(|(version, about, sql)| {
+        Migration::new(version, about.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(Error::Database)?;
+    let migrator = Migrator::with_migrations(migrations.into());
+    migrator.run_direct(None, &mut *transaction, false).await.map_err(Error::Migrate)?;
+    transaction.commit().await.map_err(Error::Database)
+}
+
+/// As the database keeps it.
+fn at_us(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).expect("the microseconds of a time are a time")
+}
+
+fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {
+    let us: Option<i64> = row.try_get(column).map_err(Error::Database)?;
+    us.map(|us| Timestamp::from_microsecond(us).map_err(|_| Error::Corrupt { column, value: us.to_string() })).transpose()
+}
+
+fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T> {
+    let text: String = row.try_get(column).map_err(Error::Database)?;
+    text.parse().map_err(|_| Error::Corrupt { column, value: text.chars().take(80).collect() })
+}

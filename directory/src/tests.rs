@@ -1,0 +1,168 @@
+//! Through the public interface, on SQLite in memory and on disk.
+
+use jiff::Timestamp;
+use schemas::OrgId;
+use sqlx::Row as _;
+
+use super::{CACHE_TTL, Directory, Error, KeyId, Scope, cache, key};
+
+fn now() -> Timestamp {
+    "2026-03-04T05:06:07.123456Z".parse().expect("a time")
+}
+
+fn org(id: &str) -> OrgId {
+    id.parse().expect("an organisation id")
+}
+
+async fn directory() -> Directory {
+    let directory = Directory::open("sqlite::memory:").await.expect("a database in memory can be opened");
+    directory.create_org(&org("acme"), "Acme", "Europe/Zurich", now()).await.expect("new");
+    directory
+}
+
+#[tokio::test]
+async fn organisations() {
+    let directory = directory().await;
+    let again = directory.create_org(&org("acme"), "Other", "UTC", now()).await;
+    assert!(matches!(again, Err(Error::OrgExists(id)) if id == org("acme")));
+    for zone in ["", "Mars/Olympus", "Europe/Zurich; DROP TABLE keys", "+01:00"] {
+        let refused = directory.create_org(&org("beta"), "Beta", zone, now()).await;
+        assert!(matches!(refused, Err(Error::TimeZone(_))), "{zone}");
+    }
+    directory.create_org(&org("beta"), "Beta", "UTC", now()).await.expect("new");
+    let orgs = directory.orgs().await.expect("readable");
+    let found: Vec<_> = orgs.iter().map(|org| (org.id.as_str(), org.name.as_str(), org.time_zone.as_str())).collect();
+    assert_eq!(found, [("acme", "Acme", "Europe/Zurich"), ("beta", "Beta", "UTC")]);
+    assert!(orgs.iter().all(|org| org.created_at == now() && org.allowed_lateness_hours == 72));
+}
+
+#[tokio::test]
+async fn keys_are_hashed_and_never_printed() {
+    let directory = directory().await;
+    let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "laptop", now()).await.expect("new");
+    let shown = secret.expose();
+    assert!(shown.starts_with(&format!("dbk_{id}_")) && shown.len() == 4 + 16 + 1 + 43, "{shown}");
+    assert_eq!(format!("{secret:?}"), "Secret(…)");
+    let row = sqlx::query("SELECT * FROM keys").fetch_one(&directory.pool).await.expect("one key");
+    let stored: String = row.get("secret_sha256");
+    assert_eq!(stored, hex::encode(key::digest(shown.rsplit_once(&format!("{id}_")).expect("its parts").1)));
+    let everything = format!("{:?}", directory.keys(&org("acme")).await.expect("readable"));
+    assert!(!everything.contains(&shown[21..]) && !everything.contains(&stored), "{everything}");
+    let unknown = directory.create_key(&org("nobody"), Scope::Read, "", now()).await;
+    assert!(matches!(unknown, Err(Error::UnknownOrg(id)) if id == org("nobody")));
+}
+
+#[tokio::test]
+async fn authenticate_table() {
+    let directory = directory().await;
+    directory.create_org(&org("beta"), "Beta", "UTC", now()).await.expect("new");
+    let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "", now()).await.expect("new");
+    let (_, other) = directory.create_key(&org("beta"), Scope::Ingest, "", now()).await.expect("new");
+    let good = secret.expose();
+    let of = async |presented: &str, scope| directory.authenticate(presented, scope).await.expect("readable");
+
+    let principal = of(good, Scope::Ingest).await.expect("a valid key");
+    assert_eq!((principal.org, principal.key_id, principal.scope), (org("acme"), id.clone(), Scope::Ingest));
+    assert_eq!(of(good, Scope::Read).await, None, "another scope");
+
+    let mut last = good.to_owned();
+    let changed = if last.pop() == Some('A') { 'B' } else { 'A' };
+    last.push(changed);
+    let bad = [
+        String::new(),
+        "dbk_".to_owned(),
+        format!("dbk_{id}_"),
+        format!("dbk_{id}"),
+        last,
+        good.to_uppercase(),
+        format!("{good} "),
+        format!("{good}A"),
+        good.replacen("dbk_", "", 1),
+        // The id of one key with the secret of another.
+        format!("dbk_{id}_{}", &other.expose()[21..]),
+        format!("dbk_{id}_{}", "é".repeat(22)),
+        format!("dbk_0123456789abcdef_{}", &good[21..]),
+        "' OR 1=1 --".to_owned(),
+    ];
+    for presented in bad {
+        assert_eq!(of(&presented, Scope::Ingest).await, None, "{presented}");
+    }
+}
+
+#[tokio::test]
+async fn revoked_here_ends_at_once_elsewhere_within_the_ttl() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+    let (here, there) = (Directory::open(&url).await.expect("new"), Directory::open(&url).await.expect("again"));
+    here.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
+    let (id, secret) = here.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
+    let valid = async |directory: &Directory| {
+        directory.authenticate(secret.expose(), Scope::Read).await.expect("readable").is_some()
+    };
+    assert!(valid(&here).await && valid(&there).await);
+
+    assert!(here.revoke_key(&id, now()).await.expect("writable"));
+    assert!(!here.revoke_key(&id, now()).await.expect("writable"), "once is enough");
+    assert!(!valid(&here).await, "at once");
+    assert!(valid(&there).await, "another process believes what it read for a while");
+    // The database works on threads of its own; time stands still only while it is not asked.
+    tokio::time::pause();
+    tokio::time::advance(CACHE_TTL).await;
+    tokio::time::resume();
+    assert!(!valid(&there).await, "no longer than the TTL");
+
+    let keys = there.keys(&org("acme")).await.expect("readable");
+    assert_eq!(keys.iter().map(|key| (key.id.clone(), key.revoked_at)).collect::<Vec<_>>(), [(id, Some(now()))]);
+    let unknown: KeyId = "0123456789abcdef".parse().expect("a key id");
+    assert!(!there.revoke_key(&unknown, now()).await.expect("writable"));
+}
+
+#[tokio::test]
+async fn requests_do_not_reach_the_database() {
+    let directory = directory().await;
+    let (_, secret) = directory.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
+    let unknown = format!("dbk_0123456789abcdef_{}", &secret.expose()[21..]);
+    for presented in [secret.expose(), &unknown] {
+        directory.authenticate(presented, Scope::Read).await.expect("readable");
+    }
+    directory.pool.close().await;
+    for _ in 0..100 {
+        assert!(directory.authenticate(secret.expose(), Scope::Read).await.expect("from the cache").is_some());
+        assert!(directory.authenticate(&unknown, Scope::Read).await.expect("from the cache").is_none());
+    }
+    let fresh = format!("dbk_1123456789abcdef_{}", &secret.expose()[21..]);
+    let error = directory.authenticate(&fresh, Scope::Read).await;
+    assert!(matches!(error, Err(Error::Database(_))), "a database that is away is no verdict on a key");
+}
+
+#[tokio::test]
+async fn made_up_keys_do_not_drive_out_real_ones() {
+    let directory = directory().await;
+    let (id, secret) = directory.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
+    directory.authenticate(secret.expose(), Scope::Read).await.expect("readable");
+    for n in 0..cache::CACHE_KEYS_MAX + 100 {
+        directory.cache.put(format!("{n:016x}").parse().expect("a key id"), None);
+    }
+    assert_eq!(directory.cache.len(), cache::CACHE_KEYS_MAX);
+    assert!(directory.cache.get(&id).flatten().is_some());
+}
+
+#[tokio::test]
+async fn open_again_keeps_everything_and_refuses_a_changed_schema() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+    // Two processes that start at once.
+    let (one, two) = tokio::join!(Directory::open(&url), Directory::open(&url));
+    let (one, two) = (one.expect("new"), two.expect("new"));
+    one.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
+    assert_eq!(two.orgs().await.expect("readable").len(), 1);
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&one.pool).await.expect("readable");
+    assert_eq!(mode, "wal");
+    let orphan = sqlx::query("INSERT INTO keys VALUES ('x', 'nobody', 'read', '', '', 0, NULL)").execute(&one.pool);
+    assert!(orphan.await.is_err(), "foreign keys hold");
+    sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00'").execute(&one.pool).await.expect("writable");
+    assert!(matches!(Directory::open(&url).await, Err(Error::Migrate(_))));
+    for url in ["postgres://localhost/x", "directory.db", ""] {
+        assert!(matches!(Directory::open(url).await, Err(Error::Url { .. })), "{url}");
+    }
+}

@@ -1,0 +1,35 @@
+//! Who sends. Denied unless a key says otherwise.
+
+use axum::http::{HeaderMap, header};
+use directory::{Directory, Scope};
+use schemas::OrgId;
+
+use super::problem::Problem;
+
+/// The organisation whose ingest key the request carries. The organisation comes from nowhere else.
+pub(super) async fn sender(directory: &Directory, headers: &HeaderMap) -> Result<OrgId, Problem> {
+    let Some(key) = bearer(headers) else {
+        return Err(Problem::unauthorized(headers.contains_key(header::AUTHORIZATION)));
+    };
+    let authenticate = async |scope| directory.authenticate(key, scope).await.map_err(|e| Problem::directory_away(&e));
+    if let Some(principal) = authenticate(Scope::Ingest).await? {
+        return Ok(principal.org);
+    }
+    match authenticate(Scope::Read).await? {
+        Some(_) => Err(Problem::forbidden()),
+        None => Err(Problem::unauthorized(true)),
+    }
+}
+
+/// The key of the one `Authorization: Bearer` header (RFC 6750 §2.1; the scheme's case does not matter).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = values.next()?.to_str().ok()?;
+    if values.next().is_some() {
+        return None;
+    }
+    // OTEL_EXPORTER_OTLP_HEADERS is percent-encoded, and some exporters send it as it was written.
+    let (scheme, key) = value.split_once(' ').or_else(|| value.split_once("%20"))?;
+    let key = key.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !key.is_empty()).then_some(key)
+}

@@ -1,0 +1,101 @@
+//! Reading a body within its limit, and within the memory of all requests together.
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, header},
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{Collector, endpoint::Door, problem::Problem};
+
+/// Memory charged per byte of body: the body itself, and what is made of it.
+pub(super) const COST: u64 = 2;
+/// A body of unknown length is charged this much first, and the whole limit when it turns out to be longer. So slow
+/// senders of small bodies, such as OTLP exporters with chunked bodies, hold little.
+const FIRST_CHARGE: u64 = 64 << 10;
+
+/// A body, and the memory that it is charged; to be kept until the answer is ready.
+pub(super) struct Charged {
+    pub(super) body: Bytes,
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Collector {
+    /// Reads the request's body. It came through the decompressing layer.
+    pub(super) async fn read(&self, door: Door, request: Request) -> Result<Charged, Problem> {
+        let limit = self.0.settings.body_limit.as_u64();
+        let (head, body) = request.into_parts();
+        // The layer removes the header where it decompresses; `identity` it leaves.
+        if head.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(Problem::content_encoding());
+        }
+        let announced = content_length(&head.headers);
+        if announced.is_some_and(|bytes| bytes > limit) {
+            return Err(Problem::body_too_large(limit));
+        }
+        let charge = announced.unwrap_or(FIRST_CHARGE).clamp(1 << 10, limit);
+        let mut permits = vec![self.charge(charge).await?];
+        let reading = self.collect(body, charge, limit, &mut permits);
+        let body = tokio::time::timeout(self.0.settings.read_timeout.unsigned_abs(), reading).await;
+        let body = body.map_err(|_| Problem::slow_body())??;
+        self.0.metrics.body_bytes.with_label_values(&[door.as_str()]).inc_by(body.len() as u64);
+        Ok(Charged { body, _permits: permits })
+    }
+
+    async fn collect(
+        &self,
+        mut body: Body,
+        mut charged: u64,
+        limit: u64,
+        permits: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Result<Bytes, Problem> {
+        let mut first = Bytes::new();
+        let mut collected = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            // A reset connection, a bad chunk, or data that is not compressed as the header says.
+            let frame = frame.map_err(|error| {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a body could not be read");
+                Problem::unreadable_body()
+            })?;
+            // Trailers count for nothing.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = (first.len() + collected.len() + data.len()) as u64;
+            if length > limit {
+                return Err(Problem::body_too_large(limit));
+            }
+            if length > charged {
+                permits.push(self.charge(limit - charged).await?);
+                charged = limit;
+            }
+            // Most bodies are one frame, which needs no copy.
+            if first.is_empty() && collected.is_empty() {
+                first = data;
+                continue;
+            }
+            if collected.is_empty() {
+                collected.reserve(first.len() + data.len());
+                collected.extend_from_slice(&std::mem::take(&mut first));
+            }
+            collected.extend_from_slice(&data);
+        }
+        Ok(if collected.is_empty() { first } else { collected.freeze() })
+    }
+
+    /// Charges for `bytes` of body, waiting shortly where memory is short. Two requests that wait for their second charge may block
+    /// each other; the limit on waiting ends that.
+    async fn charge(&self, bytes: u64) -> Result<OwnedSemaphorePermit, Problem> {
+        let permits = u32::try_from((bytes * COST).div_ceil(1 << 10)).expect("at most in_flight_limit, 2^40 bytes");
+        let waiting = Semaphore::acquire_many_owned(self.0.memory.clone(), permits);
+        match tokio::time::timeout(self.0.settings.queue_wait.unsigned_abs(), waiting).await {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+            Err(_) => Err(Problem::busy()),
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

@@ -1,0 +1,202 @@
+//! Rows to Parquet: one sorted file, one put.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
+use bytes::Bytes;
+use jiff::civil::Date;
+use object_store::ObjectStoreExt;
+use parquet::{
+    arrow::{ArrowWriter, arrow_writer::ArrowWriterOptions},
+    basic::{Compression, ZstdLevel},
+    errors::ParquetError,
+    file::{
+        metadata::{ParquetMetaData, SortingColumn},
+        properties::WriterProperties,
+        statistics::Statistics,
+    },
+    schema::types::ColumnPath,
+};
+use schemas::TableSpec;
+
+use crate::{
+    Error, Result, Table,
+    file::{Bound, ColumnStats, DataFile, FileStats, Types, stats_columns},
+    layout,
+};
+
+/// Most rows of a row group: what a reader prunes, fetches and decodes at a time.
+const ROW_GROUP_ROWS: usize = 128 * 1024;
+
+impl Table {
+    /// Writes one Parquet file of `batches`, all of the partition `partition_value` and sorted by the table's sort columns
+    /// across all of them. Columns come in the table's order and all have one schema; text may be `Dictionary(Int32, Utf8)`;
+    /// the partition column may be there and is left out of the file. Nobody sees the file until a commit adds it.
+    ///
+    /// Not cancel-safe in one respect: a dropped call may leave a file that no commit will ever add (vacuum's business).
+    ///
+    /// # Errors
+    /// Where rows and table do not fit, or the store does not take the file.
+    pub async fn write_file(&self, partition_value: Option<Date>, batches: &[RecordBatch]) -> Result<DataFile> {
+        let batches = self.file_batches(partition_value, batches)?;
+        let spec = self.spec();
+        let types = stats_columns(spec);
+        let encode = move || encode(spec, &types, &batches);
+        // Encoding takes long for a large buffer; the simulation's runtime has one thread and no need to stay responsive.
+        let many_threads =
+            tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
+        let encoded = if many_threads {
+            let task = tokio::task::spawn_blocking(encode).await;
+            task.map_err(|error| ParquetError::External(Box::new(error))).and_then(|encoded| encoded)
+        } else {
+            encode()
+        };
+        let (bytes, rows, stats) = encoded.map_err(|error| self.misfit(error.to_string()))?;
+        let place = self.place();
+        let path = layout::data_file(spec.partition_column.zip(partition_value), place.new_id());
+        let size_bytes = bytes.len() as u64;
+        let location = layout::location(self.folder(), &path);
+        place.store.put(&location, bytes.into()).await.map_err(|source| Error::store(&location, source))?;
+        Ok(DataFile { path, size_bytes, rows, partition_value, stats, written_ms: place.now_ms(), seen: 0 })
+    }
+
+    fn misfit(&self, detail: impl Into<String>) -> Error {
+        Error::Rows { table: self.name().into(), detail: detail.into() }
+    }
+
+    /// `batches` without the partition column, once they are found to fit the table.
+    fn file_batches(&self, partition_value: Option<Date>, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+        let spec = self.spec();
+        if partition_value.is_some() != spec.partition_column.is_some() {
+            return Err(self.misfit("a partition value goes with a partition column"));
+        }
+        let first = batches.first().ok_or_else(|| self.misfit("there are none"))?;
+        let have = first.schema();
+        let kept: Vec<usize> = (0..first.num_columns())
+            .filter(|index| Some(have.field(*index).name().as_str()) != spec.partition_column)
+            .collect();
+        let schema = (spec.schema)();
+        let wanted: Vec<_> =
+            schema.fields().iter().filter(|field| Some(field.name().as_str()) != spec.partition_column).collect();
+        if kept.len() != wanted.len() {
+            return Err(self.misfit(format!("{} columns in place of {}", kept.len(), wanted.len())));
+        }
+        for (index, want) in kept.iter().zip(&wanted) {
+            let field = have.field(*index);
+            let plain = match field.data_type() {
+                DataType::Dictionary(_, value) => value.as_ref(),
+                other => other,
+            };
+            if field.name() != want.name() || plain != want.data_type() {
+                let (name, kind) = (field.name(), field.data_type());
+                return Err(self.misfit(format!("{name}: {kind} in place of {}: {}", want.name(), want.data_type())));
+            }
+        }
+        let mut projected = Vec::with_capacity(batches.len());
+        for batch in batches {
+            if batch.schema_ref() != &have && batch.schema_ref().fields() != have.fields() {
+                return Err(self.misfit("batches of one file have one schema"));
+            }
+            for (index, want) in kept.iter().zip(&wanted) {
+                if !want.is_nullable() && batch.column(*index).logical_null_count() > 0 {
+                    return Err(self.misfit(format!("{} holds nulls", want.name())));
+                }
+            }
+            projected.push(batch.project(&kept).map_err(|error| self.misfit(error.to_string()))?);
+        }
+        debug_assert!(sorted(spec, &projected), "rows of {} come unsorted", spec.name);
+        Ok(projected)
+    }
+}
+
+fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, ParquetError> {
+    let sorting = spec.sort_columns.iter().filter_map(|column| {
+        let column_idx = i32::try_from(schema.index_of(column).ok()?).ok()?;
+        Some(SortingColumn { column_idx, descending: false, nulls_first: false })
+    });
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_created_by(concat!("daybook ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_sorting_columns(Some(sorting.collect()));
+    for field in schema.fields() {
+        let column = || ColumnPath::from(field.name().as_str());
+        // Numbers, times and ids hardly repeat: a dictionary would be built and thrown away.
+        if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8) {
+            properties = properties.set_column_dictionary_enabled(column(), false);
+        }
+        if spec.bloom_columns.contains(&field.name().as_str()) {
+            properties = properties.set_column_bloom_filter_enabled(column(), true);
+        }
+    }
+    Ok(properties.build())
+}
+
+/// The file's bytes, rows and statistics.
+fn encode(spec: &TableSpec, types: &Types, batches: &[RecordBatch]) -> Result<(Bytes, u64, FileStats), ParquetError> {
+    let schema = batches[0].schema();
+    // The Arrow schema is left out: readers of other languages see plain Parquet types, whatever was a dictionary here.
+    let options = ArrowWriterOptions::new().with_properties(properties(spec, &schema)?).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, Arc::clone(&schema), options)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
+    let metadata = writer.close()?;
+    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
+    Ok((bytes.into(), rows, file_stats(types, &metadata)))
+}
+
+/// Statistics of the whole file, from those of its row groups.
+fn file_stats(types: &Types, metadata: &ParquetMetaData) -> FileStats {
+    let mut stats = FileStats::default();
+    for group in metadata.row_groups() {
+        for column in group.columns() {
+            let Some((name, _)) = types.get_key_value(column.column_path().string().as_str()) else { continue };
+            let of_group = column.statistics().map(column_stats).unwrap_or_default();
+            match stats.columns.get_mut(name) {
+                Some(of_file) => of_file.merge(of_group),
+                None => drop(stats.columns.insert(name.clone(), of_group)),
+            }
+        }
+    }
+    stats
+}
+
+fn column_stats(statistics: &Statistics) -> ColumnStats {
+    let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(|text| Bound::Text(text.to_owned()));
+    let (min, max) = match statistics {
+        Statistics::Int32(of) => {
+            let bound = |value: Option<&i32>| value.map(|value| Bound::Int(i64::from(*value)));
+            (bound(of.min_opt()), bound(of.max_opt()))
+        }
+        Statistics::Int64(of) => {
+            let bound = |value: Option<&i64>| value.map(|value| Bound::Int(*value));
+            (bound(of.min_opt()), bound(of.max_opt()))
+        }
+        Statistics::ByteArray(_) => {
+            (statistics.min_bytes_opt().and_then(text), statistics.max_bytes_opt().and_then(text))
+        }
+        _ => (None, None),
+    };
+    ColumnStats { min, max, nulls: statistics.null_count_opt() }
+}
+
+/// True where the rows of `batches` ascend by the sort columns.
+fn sorted(spec: &TableSpec, batches: &[RecordBatch]) -> bool {
+    use arrow::{array::make_comparator, compute::SortOptions, compute::concat_batches};
+    let Ok(all) = concat_batches(&batches[0].schema(), batches) else { return false };
+    let comparators: Vec<_> = spec
+        .sort_columns
+        .iter()
+        .filter_map(|column| all.column_by_name(column))
+        .filter_map(|column| make_comparator(column, column, SortOptions::default()).ok())
+        .collect();
+    (1..all.num_rows()).all(|row| {
+        let orders = comparators.iter().map(|compare| compare(row - 1, row));
+        orders.reduce(std::cmp::Ordering::then).is_none_or(std::cmp::Ordering::is_le)
+    })
+}

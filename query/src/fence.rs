@@ -1,0 +1,306 @@
+//! The fence: a table of which one organisation's rows are all there is.
+//!
+//! ```text
+//!   SQL, REST, views, joins …          see only what comes out here
+//!   ─────────────────────────────────────────────────────────────
+//!   FenceExec     keeps rows with org_id = <org>, drops the rest; a leaf of the plan
+//!     └─ the table's own scan          org_id = <org> pushed down, so that foreign files are not even read
+//! ```
+//!
+//! Every door to the tables goes through [`Fence`], so no statement has to be checked for what it might see. Invariants:
+//! 1. Rows are filtered here, on the column itself. The filter pushed down saves work; nothing depends on it.
+//! 2. No expression of a query is evaluated on a foreign row: `CAST(user_key AS INT)` would name it in its error. Only
+//!    comparisons of a column with a literal go below the fence (see [`harmless`]); the rest is evaluated above.
+//! 3. What is below is hidden: the node has no children, no statistics and only its own metrics. So the optimizer can
+//!    neither push anything through nor answer `count(*)` or `max(x)` from file statistics, and EXPLAIN shows no paths,
+//!    row counts or minima of others.
+//! 4. Errors from below stay below: they go to the log, and the query learns that the table cannot be read.
+
+use std::{fmt, sync::Arc};
+
+use arrow::{
+    array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray},
+    compute::{cast, filter_record_batch, kernels::cmp::eq},
+    datatypes::{Schema, SchemaRef},
+};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{ScalarValue, tree_node::TreeNodeRecursion},
+    config::ConfigOptions,
+    error::{DataFusionError, Result},
+    execution::TaskContext,
+    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType},
+    physical_expr::{
+        AcrossPartitions, ConstExpr, EquivalenceProperties, Partitioning, PhysicalExpr, expressions::Column,
+        projection::ProjectionMapping,
+    },
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+        execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions},
+        metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet},
+        stream::RecordBatchStreamAdapter,
+    },
+};
+use futures::StreamExt;
+use parquet::errors::ParquetError;
+use schemas::OrgId;
+
+/// The column that says whose a row is.
+pub const ORG_COLUMN: &str = "org_id";
+
+/// A table as one organisation may see it.
+#[derive(Debug)]
+pub struct Fence {
+    table: &'static str,
+    inner: Arc<dyn TableProvider>,
+    org: OrgId,
+}
+
+impl Fence {
+    /// The rows of `org` in `inner`; `table` names it in plans and errors.
+    #[must_use]
+    pub fn new(table: &'static str, inner: Arc<dyn TableProvider>, org: OrgId) -> Self {
+        Self { table, inner, org }
+    }
+}
+
+/// The table could not be read. Says nothing of why: the cause may name files or rows of others, and is in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("table `{table}` cannot be read at the moment; the cause is in the service's log")]
+pub struct Unreadable {
+    /// Table.
+    pub table: &'static str,
+    /// A file of this version is not there any more.
+    pub gone: bool,
+}
+
+impl Unreadable {
+    fn hide(table: &'static str, error: DataFusionError) -> DataFusionError {
+        // A budget is the query's own and holds no rows.
+        if let DataFusionError::ResourcesExhausted(_) = error.find_root() {
+            return error;
+        }
+        let gone = is_gone(&error);
+        tracing::error!(table, gone, error = &error as &dyn std::error::Error, "a scan failed");
+        DataFusionError::External(Box::new(Self { table, gone }))
+    }
+}
+
+/// Whether an error comes from a file that is not there any more: vacuum took it after this version was superseded.
+pub(crate) fn is_gone(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(unreadable) = error.downcast_ref::<Unreadable>() {
+            return unreadable.gone;
+        }
+        if let Some(object_store::Error::NotFound { .. }) = error.downcast_ref::<object_store::Error>() {
+            return true;
+        }
+        // DataFusion turns the store's error into text when it fetches a file's footer.
+        if let Some(ParquetError::General(text)) = error.downcast_ref::<ParquetError>()
+            && text.contains("not found")
+        {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// True for filters that cannot fail and that compare columns only with literals.
+fn harmless(filter: &Expr) -> bool {
+    let column = |expr: &Expr| matches!(expr, Expr::Column(_));
+    let literal = |expr: &Expr| matches!(expr, Expr::Literal(..));
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::And | Operator::Or, right }) => {
+            harmless(left) && harmless(right)
+        }
+        Expr::BinaryExpr(BinaryExpr {
+            left,
+            op: Operator::Eq | Operator::NotEq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq,
+            right,
+        }) => (column(left) && literal(right)) || (literal(left) && column(right)),
+        Expr::Between(between) => column(&between.expr) && literal(&between.low) && literal(&between.high),
+        Expr::InList(list) => column(&list.expr) && list.list.iter().all(literal),
+        Expr::IsNull(expr) | Expr::IsNotNull(expr) => column(expr),
+        Expr::Not(expr) => harmless(expr),
+        _ => false,
+    }
+}
+
+#[async_trait]
+impl TableProvider for Fence {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        // Inexact: the filter is evaluated above the fence too.
+        let support = filters.iter().map(|filter| match harmless(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
+        });
+        Ok(support.collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.inner.schema();
+        let org_column = schema.index_of(ORG_COLUMN)?;
+        let wanted = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let mut read = wanted.clone();
+        let org_at = wanted.iter().position(|index| *index == org_column).unwrap_or_else(|| {
+            read.push(org_column);
+            wanted.len()
+        });
+        let own = ScalarValue::from(self.org.as_str()).cast_to(schema.field(org_column).data_type())?;
+        let own = Expr::Column(ORG_COLUMN.into()).eq(Expr::Literal(own, None));
+        let below = std::iter::once(own).chain(filters.iter().filter(|filter| harmless(filter)).cloned());
+        // No limit: it would count foreign rows.
+        let plan = self
+            .inner
+            .scan(state, Some(&read), &below.collect::<Vec<_>>(), None)
+            .await
+            .map_err(|error| Unreadable::hide(self.table, error))?;
+        Ok(Arc::new(FenceExec::new(self.table, plan, self.org.clone(), org_at, wanted.len())?))
+    }
+}
+
+/// Scans, keeps the organisation's rows, and drops the organisation's column where it was not asked for.
+#[derive(Debug)]
+struct FenceExec {
+    table: &'static str,
+    inner: Arc<dyn ExecutionPlan>,
+    org: OrgId,
+    /// Position of the organisation's column in `inner`.
+    org_at: usize,
+    /// The first so many columns of `inner` are the output.
+    width: usize,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl FenceExec {
+    fn new(
+        table: &'static str,
+        inner: Arc<dyn ExecutionPlan>,
+        org: OrgId,
+        org_at: usize,
+        width: usize,
+    ) -> Result<Self> {
+        let below = inner.schema();
+        let kept: Vec<usize> = (0..width).collect();
+        let schema: SchemaRef = Arc::new(below.project(&kept)?);
+        // Within one organisation the files' order (org_id, user_key, …) is an order by user_key.
+        let mut equivalences: EquivalenceProperties = inner.properties().equivalence_properties().clone();
+        let org_column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(ORG_COLUMN, org_at));
+        equivalences.add_constants([ConstExpr::new(org_column, AcrossPartitions::Uniform(None))])?;
+        let mapping = ProjectionMapping::from_indices(&kept, &below)?;
+        let properties = inner
+            .properties()
+            .as_ref()
+            .clone()
+            .with_eq_properties(equivalences.project(&mapping, schema))
+            .with_partitioning(Partitioning::UnknownPartitioning(
+                inner.properties().output_partitioning().partition_count(),
+            ));
+        let metrics = ExecutionPlanMetricsSet::new();
+        Ok(Self { table, inner, org, org_at, width, properties: Arc::new(properties), metrics })
+    }
+}
+
+impl DisplayAs for FenceExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        let schema: &Schema = self.properties.equivalence_properties().schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        write!(f, "FenceExec: table={}, columns=[{}]", self.table, columns.join(", "))
+    }
+}
+
+impl ExecutionPlan for FenceExec {
+    fn name(&self) -> &'static str {
+        "FenceExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn repartitioned(&self, target: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(inner) = self.inner.repartitioned(target, config)? else { return Ok(None) };
+        Ok(Some(Arc::new(Self::new(self.table, inner, self.org.clone(), self.org_at, self.width)?)))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let table = self.table;
+        let below = self.inner.execute(partition, context).map_err(|error| Unreadable::hide(table, error))?;
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let (org, org_at, schema) = (self.org.clone(), self.org_at, self.schema());
+        let out_schema = schema.clone();
+        let rows = below.filter_map(move |batch| {
+            let batch = batch
+                .map_err(|error| Unreadable::hide(table, error))
+                .and_then(|batch| keep_own(&batch, &org, org_at, &out_schema));
+            if let Ok(batch) = &batch {
+                metrics.record_output(batch.num_rows());
+            }
+            futures::future::ready(match batch {
+                Ok(batch) if batch.num_rows() == 0 => None,
+                other => Some(other),
+            })
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+/// The rows of `org`: `org_at` is the position of its column, the columns of `schema` come first in `batch`. Rows without
+/// an organisation are nobody's. Keeps the order.
+fn keep_own(batch: &RecordBatch, org: &OrgId, org_at: usize, schema: &SchemaRef) -> Result<RecordBatch> {
+    let column = batch.column(org_at);
+    let own = cast(&StringArray::from(vec![org.as_str()]), column.data_type())?;
+    let own: BooleanArray = eq(column, &Scalar::new(own))?;
+    let columns = batch.columns()[..schema.fields().len()].to_vec();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+    if own.null_count() == 0 && own.true_count() == own.len() {
+        return Ok(batch);
+    }
+    Ok(filter_record_batch(&batch, &own)?)
+}

@@ -1,0 +1,64 @@
+//! A response body that ends: written by a task of its own, a few chunks ahead of the client, until a deadline.
+//!
+//! The task holds the request's permit and rows. A client that stops reading would hold them for ever; so at the deadline
+//! the task goes, and the body ends with an error, which breaks the connection: a cut-off answer never looks complete.
+
+use std::io;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc},
+    time::{Instant, timeout_at},
+};
+
+use crate::Result;
+
+/// Chunks written ahead of the client.
+const AHEAD: usize = 2;
+
+/// `None` says that the body is complete.
+type Message = Option<Bytes>;
+
+/// A body of `chunks`; `permit` is given back when all are handed over or `deadline` has passed.
+pub(crate) fn until(
+    deadline: Instant,
+    permit: OwnedSemaphorePermit,
+    chunks: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
+) -> Body {
+    let (sender, receiver) = mpsc::channel::<Message>(AHEAD);
+    tokio::spawn(async move {
+        let _permit = permit;
+        if timeout_at(deadline, send(chunks, &sender)).await.is_err() {
+            tracing::warn!("a client read its answer too slowly and was cut off");
+        }
+    });
+    Body::from_stream(stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        match receiver.recv().await {
+            Some(Some(chunk)) => Some((Ok(chunk), Some(receiver))),
+            Some(None) => None,
+            None => Some((Err(io::Error::other("the answer could not be completed")), None)),
+        }
+    }))
+}
+
+/// Ends early where the client is gone or a chunk cannot be made.
+async fn send(mut chunks: impl Stream<Item = Result<Bytes>> + Unpin, sender: &mpsc::Sender<Message>) {
+    while let Some(chunk) = chunks.next().await {
+        match chunk {
+            Ok(chunk) => {
+                if sender.send(Some(chunk)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an answer could not be written");
+                return;
+            }
+        }
+    }
+    // Fails only where the client is gone.
+    let _ = sender.send(None).await;
+}

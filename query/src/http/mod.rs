@@ -1,0 +1,187 @@
+//! The REST API.
+//!
+//! ```text
+//! request ─► finish: request id, span, metrics ─► auth ─► params ─► admit ─► rollups ─► body
+//! ```
+
+mod auth;
+pub(crate) mod body;
+mod cursor;
+mod metrics;
+mod negotiate;
+mod params;
+mod problem;
+mod rollups;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue},
+    middleware::{self, Next},
+    response::Response,
+    routing::{MethodRouter, get},
+};
+use datafusion::prelude::SessionContext;
+use directory::Directory;
+use lake::Lake;
+use prometheus::Registry;
+use schemas::rollup::ROLLUP_DAILY;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tracing::Instrument;
+
+use self::{metrics::Metrics, problem::Problem};
+use crate::{Catalog, Result, Settings};
+
+static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route, as a path.
+pub const ROUTES: [&str; 2] = ["/v1/rollups/daily", "/v1/rollups/daily/schema"];
+
+fn route(path: &str) -> MethodRouter<Query> {
+    match path {
+        "/v1/rollups/daily" => get(rollups::daily),
+        "/v1/rollups/daily/schema" => get(rollups::schema),
+        other => unreachable!("{other} is in ROUTES and has no handler"),
+    }
+}
+
+struct Inner {
+    catalog: Catalog,
+    directory: Directory,
+    /// Plans and runs the requests' reads; holds no tables.
+    ctx: SessionContext,
+    metrics: Metrics,
+    permits: Arc<Semaphore>,
+    timeout: Duration,
+    queue_wait: Duration,
+    cursor_key: Vec<u8>,
+    request_id_seed: u64,
+    requests: AtomicU64,
+}
+
+/// The query service. Cheap to clone; share it.
+#[derive(Clone)]
+pub struct Query(Arc<Inner>);
+
+impl Query {
+    /// A service over `lake` for the key holders of `directory`, counting in `registry`. `entropy` is random: it seeds
+    /// request ids, and authenticates cursors where the settings hold no key.
+    ///
+    /// # Errors
+    /// Where a setting is out of its range, or the metrics are registered already.
+    pub fn new(
+        settings: &Settings,
+        lake: Lake,
+        directory: Directory,
+        registry: &Registry,
+        entropy: [u8; 32],
+    ) -> Result<Self> {
+        settings.check()?;
+        let catalog = Catalog::new(lake, settings.limits())?;
+        let derived = |label: &[u8]| cursor::hmac_sha256(&entropy, &[label]);
+        let cursor_key = match &settings.cursor_key {
+            Some(key) => key.as_bytes().to_vec(),
+            None => derived(b"cursor").to_vec(),
+        };
+        let seed = derived(b"request id");
+        Ok(Self(Arc::new(Inner {
+            ctx: catalog.empty_session(),
+            catalog,
+            directory,
+            metrics: Metrics::register(registry)?,
+            permits: Arc::new(Semaphore::new(settings.concurrent_requests.min(Semaphore::MAX_PERMITS))),
+            timeout: settings.timeout.unsigned_abs(),
+            queue_wait: settings.queue_wait.unsigned_abs(),
+            cursor_key,
+            request_id_seed: u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes")),
+            requests: AtomicU64::new(0),
+        })))
+    }
+
+    /// The tables behind the service.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.0.catalog
+    }
+
+    /// Whether the service can answer: it reads the head of the rollup table (one that is not there yet is fine).
+    ///
+    /// # Errors
+    /// Where the lake cannot be read.
+    pub async fn ready(&self) -> Result<()> {
+        self.0.catalog.current(&ROLLUP_DAILY).await.map(|_| ())
+    }
+
+    /// A place among the requests answered at once; held until the answer is written.
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        match timeout(self.0.queue_wait, self.0.permits.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Problem::busy()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) async fn hold_all_permits(&self) -> OwnedSemaphorePermit {
+        let all = u32::try_from(self.0.permits.available_permits()).expect("few");
+        self.0.permits.clone().acquire_many_owned(all).await.expect("open")
+    }
+
+    /// The client's request id if it is one (1 to 128 visible ASCII characters), else a new one.
+    fn request_id(&self, request: &Request) -> HeaderValue {
+        let sane = |value: &&HeaderValue| {
+            (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        };
+        request.headers().get(&REQUEST_ID).filter(sane).cloned().unwrap_or_else(|| {
+            let number = self.0.requests.fetch_add(1, Ordering::Relaxed);
+            // An odd factor makes this a permutation: no two requests of a process share an id.
+            let id = self.0.request_id_seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            HeaderValue::from_str(&format!("{id:016x}")).expect("hexadecimal digits")
+        })
+    }
+}
+
+/// The routes of [`ROUTES`]; whoever serves them adds health and metrics.
+pub fn router(state: Query) -> Router {
+    let methods = |path: &'static str| route(path).fallback(async || Problem::method());
+    let routes = ROUTES.iter().fold(Router::new(), |routes, path| routes.route(path, methods(path)));
+    routes.route_layer(middleware::from_fn_with_state(state.clone(), finish)).with_state(state)
+}
+
+/// What every request gets: an id, a span in the log, a count; and its problem, if it ended in one, written out.
+async fn finish(State(query): State<Query>, route: MatchedPath, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let id = query.request_id(&request);
+    let shown = id.to_str().expect("checked or made as ASCII").to_owned();
+    let span = tracing::info_span!("request", request_id = %shown, route = route.as_str());
+    query.0.metrics.in_flight.inc();
+    let in_flight = InFlight(&query);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    drop(in_flight);
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        span.in_scope(|| tracing::debug!(status = problem.status.as_u16(), kind = problem.kind, "refused"));
+        *response.body_mut() = problem.render(&shown);
+    }
+    response.headers_mut().insert(&REQUEST_ID, id);
+    query.0.metrics.answered(route.as_str(), response.status().as_u16(), began.elapsed());
+    response
+}
+
+/// Counts a request down even when its client goes away in the middle.
+struct InFlight<'a>(&'a Query);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.0.metrics.in_flight.dec();
+    }
+}

@@ -1,0 +1,339 @@
+//! `GET /v1/rollups/daily`: daily rows of one organisation, page by page.
+//!
+//! Rows ascend by (activity_date, user_key, product, client_type), which is a key within an organisation. A page is the first
+//! `limit` rows after the cursor's key, in the table version that the first page read; so pages neither overlap nor miss
+//! a row, whatever is committed between them. A page is held in memory (at most `MAX_LIMIT` rows) and written as a
+//! stream.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    compute::cast,
+    datatypes::{Date32Type, Schema, SchemaRef},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::Response,
+};
+use bytes::Bytes;
+use datafusion::{
+    common::{Column, ScalarValue},
+    error::DataFusionError,
+    functions_aggregate::expr_fn::max,
+    logical_expr::Expr,
+    physical_plan::{SendableRecordBatchStream, stream::RecordBatchStreamAdapter},
+};
+use futures::{StreamExt, stream};
+use jiff::{ToSpan, civil::Date};
+use schemas::{OrgId, rollup::ROLLUP_DAILY};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    Query, auth, body,
+    cursor::Cursor,
+    negotiate,
+    params::{Asked, Pairs},
+    problem::Problem,
+};
+use crate::{
+    Access, Error, Pinned, Result,
+    columns::catalogue,
+    formats::{self, Format},
+};
+
+const ROUTE: &str = "/v1/rollups/daily";
+/// Columns that order the rows, and that identify one within an organisation.
+const KEY: [&str; 4] = ["activity_date", "user_key", "product", "client_type"];
+/// Days answered where `from` is not given.
+const DEFAULT_DAYS: i64 = 30;
+
+static TABLE_VERSION: HeaderName = HeaderName::from_static("daybook-table-version");
+
+/// `GET /v1/rollups/daily/schema`: the metric catalogue.
+pub(super) async fn schema(
+    State(query): State<Query>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Json<serde_json::Value>, Problem> {
+    auth::reader(&query.0.directory, &headers).await?;
+    Pairs::parse(uri.query(), &[])?;
+    Ok(Json(catalogue()))
+}
+
+/// `GET /v1/rollups/daily`.
+pub(super) async fn daily(State(query): State<Query>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+    let deadline = Instant::now() + query.0.timeout;
+    let answer = async {
+        let org = auth::reader(&query.0.directory, &headers).await?;
+        let asked = Asked::parse(uri.query())?;
+        let format = match asked.format {
+            Some(format) => format,
+            None => negotiate::format(&headers)?,
+        };
+        let permit = query.admit().await?;
+        let request = Request { query: &query, org: &org, asked: &asked, format, path: uri.path(), headers: &headers };
+        request.answer(permit, deadline).await
+    };
+    timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
+}
+
+/// Days asked for, both inclusive.
+#[derive(Clone, Copy)]
+struct Days {
+    from: Date,
+    to: Date,
+}
+
+struct Request<'a> {
+    query: &'a Query,
+    org: &'a OrgId,
+    asked: &'a Asked,
+    format: Format,
+    path: &'a str,
+    headers: &'a HeaderMap,
+}
+
+impl Request<'_> {
+    async fn answer(&self, permit: OwnedSemaphorePermit, deadline: Instant) -> Result<Response, Problem> {
+        let problem = |error: Error| Problem::from_error(&error, self.asked.cursor.is_some());
+        let cursor = match &self.asked.cursor {
+            Some(text) => Some(Cursor::open(text, &self.query.0.cursor_key, self.org)?),
+            None => None,
+        };
+        let catalog = &self.query.0.catalog;
+        let pinned = match &cursor {
+            Some(cursor) => catalog.at(&ROLLUP_DAILY, &cursor.table_id, cursor.version).await,
+            None => catalog.current(&ROLLUP_DAILY).await,
+        }
+        .map_err(problem)?;
+        let days = self.days(&pinned).await.map_err(problem)?;
+        let parameters = self.digest(&pinned, days);
+        if cursor.as_ref().is_some_and(|cursor| cursor.parameters != parameters) {
+            return Err(Problem::cursor(
+                "This cursor continues another request. Send it with the parameters of the first page; only `limit` and \
+                 `format` may differ.",
+            ));
+        }
+        let etag = self.etag(&parameters);
+        let mut response = Response::new(Body::empty());
+        self.describe(response.headers_mut(), &pinned, &etag);
+        if negotiate::has_it(self.headers, &etag) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return Ok(response);
+        }
+        let (page, after) = self.page(&pinned, days, cursor.as_ref()).await.map_err(problem)?;
+        self.query.0.metrics.rows(ROUTE, page.iter().map(RecordBatch::num_rows).sum());
+        let next = match (after, pinned.version) {
+            (Some(after), Some(version)) => {
+                catalog.keep(&pinned);
+                let cursor = Cursor::new(&pinned.table_id, version, after, &parameters);
+                Some(cursor.seal(&self.query.0.cursor_key, self.org))
+            }
+            _ => None,
+        };
+        if let Some(next) = &next {
+            let link = format!("<{}?{}>; rel=\"next\"", self.path, self.asked.pairs.with_cursor(next));
+            let link = HeaderValue::from_str(&link).expect("percent-encoded ASCII");
+            response.headers_mut().insert(header::LINK, link);
+        }
+        let media_type = HeaderValue::from_static(self.format.media_type());
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        *response.body_mut() = self.write(page, next, pinned.version, permit, deadline);
+        Ok(response)
+    }
+
+    /// The days asked for; where not given, the last 30 up to the organisation's latest.
+    async fn days(&self, pinned: &Pinned) -> Result<Days> {
+        let to = match self.asked.to {
+            Some(to) => to,
+            None => {
+                let latest = self.latest_day(pinned).await?;
+                latest.or(self.asked.from).unwrap_or(Date::constant(1970, 1, 1))
+            }
+        };
+        let from = match self.asked.from {
+            Some(from) => from,
+            None => to.checked_sub((DEFAULT_DAYS - 1).days()).unwrap_or(Date::MIN),
+        };
+        Ok(Days { from, to })
+    }
+
+    async fn latest_day(&self, pinned: &Pinned) -> Result<Option<Date>> {
+        if let Some(day) = pinned.known_latest_day(self.org) {
+            return Ok(day);
+        }
+        let latest = max(column(KEY[0]));
+        let table = self.query.0.ctx.read_table(self.table(pinned)).map_err(Error::engine)?;
+        let frame = table.aggregate(vec![], vec![latest]).map_err(Error::engine)?;
+        let batches = frame.collect().await.map_err(Error::engine)?;
+        let days = batches.first().map(|batch| batch.column(0).as_primitive::<Date32Type>().clone());
+        let day = days.filter(|days| !days.is_empty() && days.is_valid(0)).map(|days| date(days.value(0)));
+        pinned.learn_latest_day(self.org, day);
+        Ok(day)
+    }
+
+    /// The table as this request may see it: through the fence, always.
+    fn table(&self, pinned: &Pinned) -> Arc<dyn datafusion::catalog::TableProvider> {
+        pinned.provider(&Access::Org(self.org.clone()))
+    }
+
+    /// Digest of everything that selects rows and columns, the table's version included; pages of one walk share it.
+    fn digest(&self, pinned: &Pinned, days: Days) -> String {
+        let parts = json!([
+            env!("CARGO_PKG_VERSION"),
+            self.org,
+            pinned.table_id,
+            pinned.version,
+            days.from,
+            days.to,
+            self.asked.filters.parts(),
+            self.asked.columns,
+        ]);
+        hex::encode(&Sha256::digest(parts.to_string())[..16])
+    }
+
+    /// Strong: the same rows in the same format are the same bytes.
+    fn etag(&self, parameters: &str) -> String {
+        let parts = json!([parameters, self.asked.limit, self.asked.cursor, self.format.name(), self.path]);
+        format!("\"{}\"", hex::encode(&Sha256::digest(parts.to_string())[..16]))
+    }
+
+    fn describe(&self, headers: &mut HeaderMap, pinned: &Pinned, etag: &str) {
+        headers.insert(header::ETAG, HeaderValue::from_str(etag).expect("hexadecimal digits"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept, authorization"));
+        if let Some(version) = pinned.version {
+            headers.insert(TABLE_VERSION.clone(), HeaderValue::from(version));
+        }
+    }
+
+    /// One page, and the key after which the next begins, if there is a next.
+    async fn page(
+        &self,
+        pinned: &Pinned,
+        days: Days,
+        cursor: Option<&Cursor>,
+    ) -> Result<(Vec<RecordBatch>, Option<[String; 4]>)> {
+        let limit = self.asked.limit;
+        let others = self.asked.columns.iter().filter(|name| !KEY.contains(name));
+        let read: Vec<Expr> = KEY.iter().chain(others).map(|name| column(name)).collect();
+        let filters = std::iter::once(column(KEY[0]).between(day(days.from), day(days.to)))
+            .chain(self.asked.filters.expressions())
+            .chain(cursor.map(|cursor| after(&cursor.after)));
+        let mut frame = self.query.0.ctx.read_table(self.table(pinned)).map_err(Error::engine)?;
+        for filter in filters {
+            frame = frame.filter(filter).map_err(Error::engine)?;
+        }
+        let order = KEY.iter().map(|name| column(name).sort(true, false)).collect();
+        // One row more than asked tells whether there is a next page.
+        let frame = frame
+            .sort(order)
+            .and_then(|frame| frame.limit(0, Some(limit + 1)))
+            .and_then(|frame| frame.select(read))
+            .map_err(Error::engine)?;
+        let mut rows = frame.execute_stream().await.map_err(Error::engine)?;
+        let (mut page, mut left, mut last_key, mut more) = (Vec::new(), limit, None, false);
+        while let Some(batch) = rows.next().await {
+            let batch = batch.map_err(Error::engine)?;
+            let kept = batch.slice(0, left.min(batch.num_rows()));
+            more |= kept.num_rows() < batch.num_rows();
+            left -= kept.num_rows();
+            if kept.num_rows() > 0 {
+                last_key = Some(key(&kept)?);
+                page.push(self.shape(&kept).map_err(Error::Encode)?);
+            }
+        }
+        Ok((page, last_key.filter(|_| more)))
+    }
+
+    /// Schema of the answer: the table's, with its comments, cut to the columns asked for.
+    fn schema(&self) -> SchemaRef {
+        let schema = (ROLLUP_DAILY.schema)();
+        let field = |name: &&str| schema.field_with_name(name).expect("checked when parsed").clone();
+        Arc::new(Schema::new(self.asked.columns.iter().map(field).collect::<Vec<_>>()))
+    }
+
+    fn shape(&self, batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let schema = self.schema();
+        let columns = schema.fields().iter().map(|field| {
+            let column = batch.column(batch.schema_ref().index_of(field.name())?);
+            cast(column, field.data_type())
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        RecordBatch::try_new(schema, columns)
+    }
+
+    fn write(
+        &self,
+        page: Vec<RecordBatch>,
+        next: Option<String>,
+        version: Option<i64>,
+        permit: OwnedSemaphorePermit,
+        deadline: Instant,
+    ) -> Body {
+        let rows = stream::iter(page.into_iter().map(Ok::<_, DataFusionError>));
+        let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows));
+        let chunks = formats::write(rows, self.format);
+        if self.format != Format::Json {
+            return body::until(deadline, permit, chunks);
+        }
+        let end = json!({ "next_cursor": next, "table_version": version }).to_string();
+        let end = format!(",{}\n", end.trim_start_matches('{'));
+        let text = |text: Bytes| stream::iter([Ok(text)]);
+        let chunks = text(Bytes::from_static(b"{\"data\":")).chain(chunks).chain(text(end.into()));
+        body::until(deadline, permit, chunks)
+    }
+}
+
+fn column(name: &str) -> Expr {
+    Expr::Column(Column::from_name(name))
+}
+
+/// Days since 1970-01-01, as Arrow counts them.
+fn day(date: Date) -> Expr {
+    let days = date.since(Date::constant(1970, 1, 1)).map_or(0, |span| span.get_days());
+    Expr::Literal(ScalarValue::Date32(Some(days)), None)
+}
+
+/// The inverse of [`day`], for days that the calendar has.
+fn date(days: i32) -> Date {
+    Date::constant(1970, 1, 1).saturating_add(days.days())
+}
+
+/// Rows after `key` in the order of the answer.
+fn after(key: &[String; 4]) -> Expr {
+    let literal = |index: usize| match index {
+        0 => day(key[0].parse().unwrap_or(Date::MAX)),
+        _ => Expr::Literal(ScalarValue::from(key[index].as_str()), None),
+    };
+    // (d > D) or (d = D and ((u > U) or (u = U and …))), and d >= D, by which whole files are passed over.
+    let later = (0..KEY.len()).rev().fold(None, |inner: Option<Expr>, index| {
+        let greater = column(KEY[index]).gt(literal(index));
+        Some(match inner {
+            None => greater,
+            Some(inner) => greater.or(column(KEY[index]).eq(literal(index)).and(inner)),
+        })
+    });
+    column(KEY[0]).gt_eq(literal(0)).and(later.expect("the key has columns"))
+}
+
+/// The key of the last row of `batch`, which begins with the key's columns.
+fn key(batch: &RecordBatch) -> Result<[String; 4]> {
+    let last = batch.num_rows() - 1;
+    let options = FormatOptions::new();
+    let mut key = [const { String::new() }; 4];
+    for (part, column) in key.iter_mut().zip(batch.columns()) {
+        *part = ArrayFormatter::try_new(column.as_ref(), &options).map_err(Error::Encode)?.value(last).to_string();
+    }
+    Ok(key)
+}

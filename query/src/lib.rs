@@ -1,0 +1,40 @@
+//! Tables to people: the query service and the SQL of `daybook query`.
+//!
+//! ```text
+//!   GET /v1/rollups/daily          daybook query "SELECT …"
+//!            │                               │
+//!          http: credential, parameters,    sql: statements that only read
+//!            │   cursor, ETag, limits        │
+//!            └──────────► catalog ◄──────────┘     versions of the tables, shared
+//!                            │
+//!                          fence                   below everything: one organisation's rows
+//!                            │
+//!                          lake                    Delta tables
+//! ```
+//!
+//! Invariants:
+//! 1. Whoever comes over the network sees one organisation, named by the credential, and sees it through [`fence`].
+//! 2. A request reads one version of a table; the pages behind one cursor all read the same version.
+//! 3. Memory is bounded: requests at once × page, the engine's pool, a few versions' file lists.
+//!
+//! F39 (a privileged connection voids row-level security): there is no bypass role; [`Access::Operator`] is for whoever
+//! holds the lake's own credentials, and no route creates it. F40 (COPY, external tables): see [`sql`](mod@sql).
+
+mod catalog;
+mod columns;
+mod error;
+pub mod fence;
+pub mod formats;
+mod http;
+mod settings;
+pub mod sql;
+
+pub use catalog::{Access, Catalog, Pinned, session};
+pub use columns::catalogue;
+pub use error::{Error, Result};
+pub use http::{Query, ROUTES, router};
+pub use settings::{Limits, Settings};
+pub use sql::sql;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! Settings of the query service.
+
+use std::{fmt, time::Duration};
+
+use bytesize::ByteSize;
+use jiff::SignedDuration;
+
+use crate::{Error, Result};
+
+/// Settings; their defaults are in the command's configuration.
+#[derive(Clone, serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Longest time from request to the end of the answer.
+    pub timeout: SignedDuration,
+    /// Requests answered at once; further ones wait shortly, then get 503.
+    pub concurrent_requests: usize,
+    /// How long a request waits for its turn.
+    pub queue_wait: SignedDuration,
+    /// Memory of all running queries together.
+    pub memory: ByteSize,
+    /// Disk for spilling of all running queries together; 0 forbids it.
+    pub spill: ByteSize,
+    /// How old the known version of a table may be before the table is asked for a newer one.
+    pub snapshot_age_max: SignedDuration,
+    /// Older versions of a table kept for open cursors.
+    pub cursor_versions: usize,
+    /// Secret that authenticates cursors, at least 32 bytes, the same on all query nodes. Without one each process makes its own, and
+    /// cursors end with it.
+    #[serde(default, skip_serializing)]
+    pub cursor_key: Option<String>,
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("timeout", &self.timeout)
+            .field("concurrent_requests", &self.concurrent_requests)
+            .field("queue_wait", &self.queue_wait)
+            .field("memory", &self.memory)
+            .field("spill", &self.spill)
+            .field("snapshot_age_max", &self.snapshot_age_max)
+            .field("cursor_versions", &self.cursor_versions)
+            .field("cursor_key", &self.cursor_key.as_ref().map(|_| "…"))
+            .finish()
+    }
+}
+
+impl Settings {
+    /// Every setting that is out of its range.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Error> {
+        let fault = |name, problem| Error::Setting { name, problem };
+        let mut found = Vec::new();
+        for (name, value) in [("timeout", self.timeout), ("queue-wait", self.queue_wait)] {
+            if value.is_negative() || (value.is_zero() && name == "timeout") {
+                found.push(fault(name, "must be a positive duration, such as \"30s\""));
+            }
+        }
+        if self.snapshot_age_max.is_negative() {
+            found.push(fault("snapshot-age-max", "must not be negative; \"0s\" asks the table on every request"));
+        }
+        if self.concurrent_requests == 0 {
+            found.push(fault("concurrent-requests", "must be at least 1"));
+        }
+        if self.memory.as_u64() < 16 << 20 {
+            found.push(fault("memory", "must be at least \"16MiB\""));
+        }
+        if self.cursor_key.as_ref().is_some_and(|key| key.len() < 32) {
+            found.push(fault("cursor-key", "must be at least 32 bytes"));
+        }
+        found
+    }
+
+    /// Errs with the first fault.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.faults().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: usize::try_from(self.memory.as_u64()).unwrap_or(usize::MAX),
+            spill_bytes: self.spill.as_u64(),
+            snapshot_age_max: self.snapshot_age_max.unsigned_abs(),
+            cursor_versions: self.cursor_versions,
+        }
+    }
+}
+
+/// Limits of a [`crate::Catalog`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Memory of all running queries together [bytes].
+    pub memory_bytes: usize,
+    /// Spill space of all running queries together [bytes]; 0 forbids spilling.
+    pub spill_bytes: u64,
+    /// How old the known version of a table may be.
+    pub snapshot_age_max: Duration,
+    /// Older versions of a table kept for open cursors.
+    pub cursor_versions: usize,
+}
+
+impl Default for Limits {
+    /// For one person on one machine: what `daybook query` runs with.
+    fn default() -> Self {
+        Self {
+            memory_bytes: 2 << 30,
+            spill_bytes: 16 << 30,
+            snapshot_age_max: Duration::from_millis(500),
+            cursor_versions: 16,
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The service over a lake in memory that holds three organisations, each row a canary of its own.
+
+mod isolation;
+mod limits;
+mod rest;
+mod statements;
+mod walk;
+mod world;

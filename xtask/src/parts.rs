@@ -1,0 +1,146 @@
+//! Real parts: a Kafka broker, an S3 server, a Python with other engines, the Claude Code CLI.
+//!
+//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts` or `.venv`. An
+//! installation leaves a stamp of what it was made from, so that a second one does nothing and a changed pin takes effect.
+//! Tests start servers of their own on free ports; `up` and `down` are for work by hand.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{root, steps::succeeds};
+
+/// Something that Daybook is tested with.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Part {
+    Kafka,
+    S3,
+    Python,
+    Claude,
+}
+
+impl Part {
+    /// What `cargo xtask test` needs.
+    pub(crate) const FOR_TESTS: [Self; 3] = [Self::Kafka, Self::S3, Self::Python];
+    pub(crate) const SERVERS: [Self; 2] = [Self::Kafka, Self::S3];
+
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "kafka" => Self::Kafka,
+            "s3" => Self::S3,
+            "python" => Self::Python,
+            "claude" => Self::Claude,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Kafka => "kafka",
+            Self::S3 => "s3",
+            Self::Python => "python",
+            Self::Claude => "claude",
+        }
+    }
+
+    pub(crate) fn is_server(self) -> bool {
+        Self::SERVERS.contains(&self)
+    }
+
+    /// Fetches it; does nothing where it is there.
+    pub(crate) fn install(self) -> bool {
+        match self {
+            Self::Python => install_python("e2e/parts/requirements.txt"),
+            _ => succeeds(self.script().arg("install")),
+        }
+    }
+
+    /// Starts a server and prints how to reach it.
+    pub(crate) fn up(self) -> bool {
+        self.install() && succeeds(self.script().arg("start"))
+    }
+
+    /// Stops it; its data stays in `.parts/run`.
+    pub(crate) fn down(self) -> bool {
+        succeeds(self.script().arg("stop"))
+    }
+
+    /// Its script, with the folder and the port that are used by hand.
+    fn script(self) -> Command {
+        let mut command = Command::new("bash");
+        command.arg(root().join("e2e/parts").join(self.name()).with_extension("sh"));
+        let folder = root().join(".parts/run").join(self.name());
+        let default = |variable: &str, value: &str| std::env::var(variable).unwrap_or_else(|_| value.to_owned());
+        match self {
+            Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
+            Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
+            Self::Python | Self::Claude => &mut command,
+        };
+        command
+    }
+}
+
+/// Where the e2e tests, the faults and the benches find the parts.
+pub(crate) fn environment() -> [(&'static str, PathBuf); 3] {
+    [
+        ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
+        ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
+        ("DAYBOOK_E2E_PYTHON", venv("python")),
+    ]
+}
+
+/// As lines for `eval`; with the S3 server's client settings where it runs.
+pub(crate) fn print_environment() -> bool {
+    for (name, path) in environment() {
+        println!("export {name}='{}'", path.display());
+    }
+    let runs = Part::S3.script().arg("status").output().is_ok_and(|output| output.status.success());
+    !runs || succeeds(Part::S3.script().arg("env"))
+}
+
+/// Prints what is there and what runs.
+pub(crate) fn status() -> bool {
+    for (part, (_, path)) in Part::FOR_TESTS.into_iter().zip(environment()) {
+        println!("{:<8} {}", part.name(), if path.exists() { "installed" } else { "not installed" });
+    }
+    for part in Part::SERVERS {
+        // Its exit code says whether it runs, which is not our failure.
+        let _ = succeeds(part.script().arg("status"));
+    }
+    true
+}
+
+/// A program of the virtual environment.
+pub(crate) fn venv(program: &str) -> PathBuf {
+    root().join(".venv/bin").join(program)
+}
+
+/// Installs a list of pinned Python packages into `.venv`.
+pub(crate) fn install_python(requirements: &str) -> bool {
+    let list = root().join(requirements);
+    let stamp = root().join(".venv").join(requirements.replace('/', "-"));
+    if same(&list, &stamp) {
+        return true;
+    }
+    let made =
+        venv("python").exists() || succeeds(Command::new("python3").args(["-m", "venv"]).arg(root().join(".venv")));
+    // Wheels only: nothing is compiled.
+    let mut pip = Command::new(venv("python"));
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary",
+        ":all:",
+        "--requirement",
+    ]);
+    made && succeeds(pip.arg(&list)) && fs::copy(&list, &stamp).is_ok()
+}
+
+fn same(one: &Path, other: &Path) -> bool {
+    matches!((fs::read(one), fs::read(other)), (Ok(one), Ok(other)) if one == other)
+}

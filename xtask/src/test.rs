@@ -1,0 +1,23 @@
+//! Everything that decides whether a change is good: what `.ci/run` runs.
+
+use crate::{
+    check,
+    parts::{self, Part},
+    steps::{Steps, cargo, succeeds},
+};
+
+pub(crate) fn run(steps: &mut Steps) {
+    for part in Part::FOR_TESTS {
+        steps.step(&format!("install {}", part.name()), || part.install());
+    }
+    check::run(steps);
+    let test = |rest: &[&str]| {
+        let mut command = cargo();
+        command.args(["test", "--release", "--no-fail-fast"]).args(rest).envs(parts::environment());
+        command
+    };
+    steps.tests("unit, property and contract tests", &mut test(&["--workspace", "--exclude", "daybook-e2e"]));
+    // e2e starts the binary by its path; cargo would build it only for tests of its own package.
+    steps.step("build daybook", || succeeds(cargo().args(["build", "--release", "--package", "daybook"])));
+    steps.tests("e2e: real Kafka, S3, other engines", &mut test(&["--package", "daybook-e2e"]));
+}
