@@ -91,7 +91,7 @@ impl Columns {
     ///
     /// # Errors
     /// Where a column is missing, has another type, or is null where it must not be.
-    pub(crate) fn new(number: u64, batch: &RecordBatch, programs: &Programs) -> Result<Self> {
+    pub(crate) fn new(ordinal: u64, batch: &RecordBatch, programs: &Programs) -> Result<Self> {
         let text = |name: &str| Ok(take(batch, name, &DataType::Utf8View)?.as_string_view().clone());
         let int = |name: &str| Ok(take(batch, name, &DataType::Int64)?.as_primitive::<Int64Type>().clone());
         let flag = |name: &str| Ok(take(batch, name, &DataType::Boolean)?.as_boolean().clone());
@@ -105,7 +105,7 @@ impl Columns {
             _ => int(name).map(Number::Int),
         };
         Ok(Self {
-            batch: number,
+            batch: ordinal,
             rows: batch.num_rows(),
             org: key("org_id")?,
             user: key("user_key")?,

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, BooleanBuilder, Date32Array, Decimal128Builder, StringBuilder};
+use arrow::array::{ArrayRef, BooleanArray, BooleanBuilder, Date32Array, Decimal128Builder, StringBuilder};
 use schemas::ColumnType;
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -19,7 +19,7 @@ use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, make_comparator,
+        ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, make_comparator,
     },
     compute::{SortOptions, cast},
     datatypes::{Int64Type, TimestampMicrosecondType},

@@ -142,7 +142,8 @@ impl DayBuilder {
         let expected = row.expected().map(|expected| self.int(expected));
         self.expected.append_option(expected);
         let share = expected.map(|expected| completeness(row.with_sequence, expected));
-        self.completeness.append_option(share.map(|share| self.decimal(share)));
+        let share = share.map(|share| self.decimal(share));
+        self.completeness.append_option(share);
         for (index, output) in programs.outputs.iter().enumerate() {
             let value = output.set.map_or_else(|| row.sums[index], |set| row.distinct(set));
             let value = (output.families & families != 0).then(|| match output.measure_type {

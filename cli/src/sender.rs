@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 202 | accepted, but for those that the answer names |
 //! | 422 | none accepted; the answer names each |
-//! | no connection, time-out, 429, 502, 503, 504 | again, with back-off and jitter, for a limited time: ids make that harmless |
+//! | no connection, time-out, 408, 429, 502, 503, 504 | again, with back-off and jitter, for a limited time: ids make that harmless |
 //! | 400, 413 | a batch is split in two until the one at fault is found |
 //! | others | the end: 401 and 403 mean a wrong key |
 
@@ -64,24 +64,43 @@ pub(crate) struct Sender {
 struct Answer {
     accepted: Option<u64>,
     rejected: Vec<Rejected>,
-    cause: Option<String>,
+    #[serde(flatten)]
+    problem: Problem,
+}
+
+/// RFC 9457. The end of `type` is the stable name of the cause.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Problem {
+    #[serde(rename = "type")]
+    kind: Option<String>,
     title: Option<String>,
     detail: Option<String>,
+}
+
+impl Problem {
+    fn refusal(&self, line: &Line, otherwise: &str) -> Refusal {
+        let cause = self.kind.as_deref().and_then(|kind| kind.rsplit('/').next()).filter(|cause| !cause.is_empty());
+        let detail = self.detail.as_deref().or(self.title.as_deref()).unwrap_or(otherwise);
+        Refusal { line: line.number, cause: cause.unwrap_or("refused").to_owned(), detail: detail.to_owned() }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rejected {
     index: usize,
-    cause: Option<String>,
-    title: Option<String>,
-    detail: Option<String>,
+    #[serde(flatten)]
+    problem: Problem,
 }
 
 enum Attempt {
     Done(Outcome),
     /// The batch as a whole was refused.
-    Split(String),
+    Split {
+        problem: Problem,
+        detail: String,
+    },
     Away {
         why: Fault,
         retry_after: Option<Duration>,
@@ -101,11 +120,10 @@ impl Sender {
         if !root.path().ends_with('/') {
             root.set_path(&format!("{}/", url.path()));
         }
-        let url = root
-            .join("v1/events")
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .ok_or_else(|| Fault::usage(format!("`{url}` is no HTTP address")).help("such as http://127.0.0.1:8080"))?;
+        let url =
+            root.join("v1/events").ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
+                Fault::usage(format!("`{url}` is no HTTP address")).help("such as http://127.0.0.1:8080")
+            })?;
         Ok(Self { client, url, key, retry_for })
     }
 
@@ -118,14 +136,12 @@ impl Sender {
                 continue;
             }
             match self.patiently(&batch).await? {
-                Attempt::Split(_) if batch.len() > 1 => {
+                Attempt::Split { .. } if batch.len() > 1 => {
                     let second = batch.split_off(batch.len() / 2);
                     batches.push_front(second);
                     batches.push_front(batch);
                 }
-                Attempt::Split(detail) => {
-                    outcome.refused.push(Refusal { line: batch[0].number, cause: "not_json".to_owned(), detail });
-                }
+                Attempt::Split { problem, detail } => outcome.refused.push(problem.refusal(&batch[0], &detail)),
                 Attempt::Done(part) => outcome.add(part),
                 Attempt::Away { why, .. } => return Err(why),
             }
@@ -186,11 +202,15 @@ impl Sender {
             Err(error) => return Ok(unreachable(error)),
         };
         let answer: Answer = serde_json::from_slice(&text).unwrap_or_default();
-        let detail = answer.detail.clone().or_else(|| answer.title.clone()).unwrap_or_else(|| format!("HTTP {status}"));
+        let Problem { title, detail, .. } = answer.problem.clone();
+        let detail = detail.or(title).unwrap_or_else(|| format!("HTTP {status}"));
         match status {
             StatusCode::ACCEPTED | StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => self.settle(batch, answer),
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => Ok(Attempt::Split(detail)),
-            StatusCode::TOO_MANY_REQUESTS
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+                Ok(Attempt::Split { problem: answer.problem, detail })
+            }
+            StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
@@ -207,17 +227,12 @@ impl Sender {
 
     /// Accounts for each event of an answered batch.
     fn settle(&self, batch: &[Line], answer: Answer) -> Result<Attempt> {
-        let refusal = |index: usize, cause: Option<String>, detail: Option<String>, title: Option<String>| Refusal {
-            line: batch[index].number,
-            cause: cause.unwrap_or_else(|| "refused".to_owned()),
-            detail: detail.or(title).unwrap_or_default(),
-        };
         let alone = answer.accepted.unwrap_or(0) == 0 && answer.rejected.is_empty() && batch.len() == 1;
-        let refused: Vec<Refusal> = if alone {
-            vec![refusal(0, answer.cause, answer.detail, answer.title)]
+        let refused: Vec<Refusal> = if alone && answer.problem.kind.is_some() {
+            vec![answer.problem.refusal(&batch[0], "refused")]
         } else {
-            let known = answer.rejected.into_iter().filter(|one| one.index < batch.len());
-            known.map(|one| refusal(one.index, one.cause, one.detail, one.title)).collect()
+            let line = |one: &Rejected| Some(one.problem.refusal(batch.get(one.index)?, "refused"));
+            answer.rejected.iter().filter_map(line).collect()
         };
         let accepted = answer.accepted.unwrap_or(0);
         if accepted + refused.len() as u64 != batch.len() as u64 {

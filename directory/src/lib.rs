@@ -218,13 +218,7 @@ impl Directory {
     ///
     /// # Errors
     /// Where there is no such organisation.
-    pub async fn create_key(
-        &self,
-        org: &OrgId,
-        scope: Scope,
-        label: &str,
-        now: Timestamp,
-    ) -> Result<(KeyId, Secret)> {
+    pub async fn create_key(&self, org: &OrgId, scope: Scope, label: &str, now: Timestamp) -> Result<(KeyId, Secret)> {
         let (id, secret, sha256) = key::generate(&mut rand::rng());
         // One statement, so that no organisation can go in between; no row = no organisation.
         let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us) \
@@ -334,7 +328,8 @@ fn at_us(time: Timestamp) -> Timestamp {
 
 fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {
     let us: Option<i64> = row.try_get(column).map_err(Error::Database)?;
-    us.map(|us| Timestamp::from_microsecond(us).map_err(|_| Error::Corrupt { column, value: us.to_string() })).transpose()
+    us.map(|us| Timestamp::from_microsecond(us).map_err(|_| Error::Corrupt { column, value: us.to_string() }))
+        .transpose()
 }
 
 fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T> {

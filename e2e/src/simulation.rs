@@ -15,7 +15,7 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, AsArray},
+    array::AsArray,
     compute::cast,
     datatypes::{DataType, Int32Type, Int64Type},
 };

@@ -10,7 +10,7 @@
 //! Every door to the tables goes through [`Fence`], so no statement has to be checked for what it might see. Invariants:
 //! 1. Rows are filtered here, on the column itself. The filter pushed down saves work; nothing depends on it.
 //! 2. No expression of a query is evaluated on a foreign row: `CAST(user_key AS INT)` would name it in its error. Only
-//!    comparisons of a column with a literal go below the fence (see [`harmless`]); the rest is evaluated above.
+//!    comparisons of a column with a literal go below the fence (see `harmless`); the rest is evaluated above.
 //! 3. What is below is hidden: the node has no children, no statistics and only its own metrics. So the optimizer can
 //!    neither push anything through nor answer `count(*)` or `max(x)` from file statistics, and EXPLAIN shows no paths,
 //!    row counts or minima of others.

@@ -3,12 +3,12 @@
 //! # Clippy without a second dependency tree
 //! `cargo clippy` compiles every dependency once more, as metadata only, because cargo keeps check and build artifacts
 //! apart. `clippy-driver` is rustc with more lints, so it is set as the wrapper of the *workspace's* crates in a normal
-//! release build: dependencies are those that the tests use, and a denied warning ends the build. The profile's own
-//! opt-level is 0 in that build; it does not reach the dependencies, whose levels the root manifest sets one by one.
+//! release build: dependencies are those that the tests use, and a denied warning ends the build. Our own crates are not
+//! optimised in that build, which does not reach the dependencies: a package's own profile is not inherited.
 
 use std::{
     env, fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -18,53 +18,70 @@ use crate::{
     steps::{Steps, cargo, succeeds},
 };
 
-const DENY_VERSION: &str = "0.20.2";
+/// Tools that come from crates.io, as (crate, version); each binary has the name of its crate.
+const TOOLS: [(&str, &str); 2] = [("cargo-deny", "0.20.2"), ("cargo-machete", "0.9.2")];
 /// Set where cargo runs us as its rustdoc.
 const RUSTDOC: &str = "XTASK_IS_RUSTDOC";
 
 pub(crate) fn run(steps: &mut Steps) {
+    // Asked for first: clippy's build puts another file in our place.
+    let ourselves = env::current_exe().expect("a running program has a path");
     steps.step("fmt", || succeeds(cargo().args(["fmt", "--all", "--check"])));
-    steps.step("install cargo-deny", install_deny);
-    steps.step("deny: dependencies, licences, sources", || {
-        let mut deny = Command::new(root().join(".parts/bin/cargo-deny"));
-        deny.current_dir(root()).args([
-            "--log-level",
-            "warn",
-            "check",
-            "--hide-inclusion-graph",
-            "bans",
-            "licenses",
-            "sources",
-        ]);
-        succeeds(&mut deny)
-    });
+    for (name, version) in TOOLS {
+        steps.step(&format!("install {name}"), || install(name, version));
+    }
     steps.step("install typos, shellcheck", || install_python("xtask/requirements.txt"));
+    steps.step("deny: who depends on whom, licences", || {
+        let arguments = ["--log-level", "warn", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"];
+        succeeds(tool("cargo-deny").args(arguments))
+    });
+    // With metadata it knows that the library of daybook-lake is called lake. Without folders it walks .venv and target too.
+    let machete = || succeeds(tool("cargo-machete").arg("--with-metadata").args(crates()));
+    steps.step("machete: unused dependencies", machete);
     steps.step("typos", || succeeds(Command::new(venv("typos")).current_dir(root())));
     steps.step("shellcheck", || {
-        let scripts =
-            fs::read_dir(root().join("e2e/parts")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-        let scripts = scripts.filter(|path| path.extension().is_some_and(|extension| extension == "sh"));
+        let parts = fs::read_dir(root().join("e2e/parts")).into_iter().flatten();
+        let scripts = parts.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| is(path, "sh")));
         succeeds(Command::new(venv("shellcheck")).current_dir(root()).arg(".ci/run").args(scripts))
     });
-    steps.step("clippy, and the dependencies", clippy);
-    steps.step("rustdoc", || {
+    steps.step("clippy, and all dependencies", || clippy(&ourselves.with_file_name("daybook")));
+    steps.step("rustdoc, and the libraries", || {
         let mut command = cargo();
         command.args(["test", "--release", "--quiet", "--workspace", "--doc"]);
-        let ourselves = env::current_exe().expect("a running program has a path");
-        succeeds(command.env("RUSTDOC", ourselves).env(RUSTDOC, "1"))
+        succeeds(command.env("RUSTDOC", &ourselves).env(RUSTDOC, "1"))
     });
 }
 
-fn clippy() -> bool {
-    let folder = env::current_exe().expect("a running program has a path");
-    let folder = folder.parent().expect("a program lies in a folder");
+/// The folders of the crates.
+fn crates() -> Vec<PathBuf> {
+    let folders = fs::read_dir(root()).into_iter().flatten();
+    let mut folders: Vec<PathBuf> = folders.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    folders.retain(|folder| folder.join("Cargo.toml").exists());
+    folders.sort();
+    folders
+}
+
+/// The package's name: the first in its manifest.
+fn package(folder: &Path) -> Option<String> {
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).ok()?;
+    let name = manifest.lines().find_map(|line| line.strip_prefix("name = "))?;
+    Some(name.trim_matches('"').to_owned())
+}
+
+fn is(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|own| own == extension)
+}
+
+fn clippy(daybook: &Path) -> bool {
     let mut command = cargo();
     command
         .args(["build", "--release", "--workspace", "--all-targets", "--keep-going"])
         .env("RUSTC_WORKSPACE_WRAPPER", "clippy-driver")
-        .env("CLIPPY_ARGS", "-Dwarnings")
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
-    keeping(&folder.join("daybook"), || succeeds(&mut command))
+        .env("CLIPPY_ARGS", "-Dwarnings");
+    for package in crates().iter().filter_map(|folder| package(folder)) {
+        command.arg("--config").arg(format!("profile.release.package.{package}.opt-level=0"));
+    }
+    keeping(daybook, || succeeds(&mut command))
 }
 
 /// cargo would leave clippy's slow `daybook` where the optimised one is expected: e2e and people start it by its path.
@@ -75,6 +92,8 @@ fn keeping(binary: &Path, work: impl FnOnce() -> bool) -> bool {
     let had = fs::hard_link(binary, &kept).is_ok();
     let succeeded = work();
     let restored = if had { fs::rename(&kept, binary) } else { fs::remove_file(binary) };
+    // rename(2) leaves both names where they are one file, as they are where cargo did not get that far.
+    drop(fs::remove_file(&kept));
     succeeded && (restored.is_ok() || !had)
 }
 
@@ -107,28 +126,25 @@ pub(crate) fn rustdoc() -> ExitCode {
     if succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// cargo-deny at its pinned version in `.parts/bin`, built quickly rather than to be quick: it runs for seconds.
-fn install_deny() -> bool {
+/// A tool in `.parts/bin`, run in the repository.
+fn tool(name: &str) -> Command {
+    let mut command = Command::new(root().join(".parts/bin").join(name));
+    command.current_dir(root());
+    command
+}
+
+/// Builds a tool into `.parts/bin`: built quickly rather than to be quick, since it runs for a second.
+fn install(name: &str, version: &str) -> bool {
     let parts = root().join(".parts");
-    let stamp = parts.join("bin/cargo-deny.version");
-    if parts.join("bin/cargo-deny").exists() && fs::read_to_string(&stamp).is_ok_and(|version| version == DENY_VERSION)
-    {
+    let binary = parts.join("bin").join(name);
+    let stamp = binary.with_extension("version");
+    if binary.exists() && fs::read_to_string(&stamp).is_ok_and(|installed| installed == version) {
         return true;
     }
     let build = parts.join("build");
     let mut install = cargo();
     install
-        .args([
-            "install",
-            "cargo-deny",
-            "--quiet",
-            "--locked",
-            "--force",
-            "--no-track",
-            "--version",
-            DENY_VERSION,
-            "--root",
-        ])
+        .args(["install", name, "--quiet", "--locked", "--force", "--no-track", "--version", version, "--root"])
         .arg(&parts)
         .env("CARGO_TARGET_DIR", &build)
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
@@ -137,5 +153,5 @@ fn install_deny() -> bool {
     let installed = succeeds(&mut install);
     // Its build artifacts are not used again.
     drop(fs::remove_dir_all(&build));
-    installed && fs::write(&stamp, DENY_VERSION).is_ok()
+    installed && fs::write(&stamp, version).is_ok()
 }

@@ -26,7 +26,9 @@ pub(crate) async fn run(args: &EmitArgs) -> Result<()> {
         (Box::new(BufReader::new(std::io::stdin())), None)
     } else {
         let file = File::open(&args.file).map_err(|error| {
-            Fault::usage(format!("cannot open {name}")).source(error).help("name an NDJSON file, or - for standard input")
+            Fault::usage(format!("cannot open {name}"))
+                .source(error)
+                .help("name an NDJSON file, or - for standard input")
         })?;
         let length = file.metadata().ok().filter(std::fs::Metadata::is_file).map(|file| file.len());
         (Box::new(BufReader::with_capacity(1 << 20, file)), length)

@@ -30,8 +30,8 @@ pub(crate) fn run(args: &GenerateArgs, now: Timestamp) -> Result<()> {
         duplicate_share: args.duplicate_share,
         bad_share: args.bad_share,
     };
-    let generator =
-        Generator::new(config).map_err(|faults| Fault::usage(format!("cannot generate this: {}", faults.join("; "))))?;
+    let generator = Generator::new(config)
+        .map_err(|faults| Fault::usage(format!("cannot generate this: {}", faults.join("; "))))?;
     let only = match args.org {
         Some(org) if !(1..=args.orgs).contains(&org) => {
             let fault = Fault::usage(format!("--org {org}: there are {} organisations", args.orgs));
@@ -73,10 +73,7 @@ pub(crate) fn run(args: &GenerateArgs, now: Timestamp) -> Result<()> {
     if args.out.is_some() {
         let of = match only {
             Some(only) => format!(" of {}", ORGANISATIONS[only].id),
-            None => format!(
-                ": {} new, {} client retries, {} bad",
-                planned.new, planned.duplicates, planned.bad
-            ),
+            None => format!(": {} new, {} client retries, {} bad", planned.new, planned.duplicates, planned.bad),
         };
         output::note(&format!("{written} records{of}, in {place}"));
     }

@@ -22,7 +22,9 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
             let created = directory.create_key(org, scope, label, now).await;
             let (id, secret) = created.map_err(|error| {
                 let fault = Fault::failed(format!("cannot create a key for organisation `{org}`")).source(error);
-                fault.help(format!("`daybook org list` shows the organisations, `daybook org create {org}` makes this one"))
+                fault.help(format!(
+                    "`daybook org list` shows the organisations, `daybook org create {org}` makes this one"
+                ))
             })?;
             output::note(&format!("key {id} of {org}; it is shown this once:"));
             output::text(&format!("{}\n", secret.expose()))
@@ -48,7 +50,8 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
             if directory.revoke_key(&key, now).await.during(format!("cannot revoke key {id}"))? {
                 return output::text(&format!("key {id} is revoked\n"));
             }
-            Err(Fault::failed(format!("there is no key {id} that could be revoked")).help("`daybook key list --org ORG` shows its keys"))
+            Err(Fault::failed(format!("there is no key {id} that could be revoked"))
+                .help("`daybook key list --org ORG` shows its keys"))
         }
     }
 }

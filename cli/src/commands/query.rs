@@ -81,7 +81,9 @@ fn table(columns: &[String], batches: &[RecordBatch]) -> Result<String> {
             .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
             .collect::<std::result::Result<Vec<_>, _>>()
             .during("cannot print these types; another --format can")?;
-        rows.extend((0..batch.num_rows()).map(|row| formatters.iter().map(|column| column.value(row).to_string()).collect()));
+        rows.extend(
+            (0..batch.num_rows()).map(|row| formatters.iter().map(|column| column.value(row).to_string()).collect()),
+        );
     }
     let count = format!("{} row{}\n", rows.len(), if rows.len() == 1 { "" } else { "s" });
     if columns.len() > TABLE_COLUMNS {

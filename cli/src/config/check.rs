@@ -114,7 +114,9 @@ fn problem(leaf: &Leaf, known: &[String]) -> Option<String> {
     if !known.contains(&key) && !WITHOUT_DEFAULT.contains(&key.as_str()) {
         let nearest = known.iter().map(|known| (distance(known, &key), known)).min();
         return Some(match nearest {
-            Some((distance, nearest)) if distance <= 3 => format!("there is no such setting; did you mean `{nearest}`?"),
+            Some((distance, nearest)) if distance <= 3 => {
+                format!("there is no such setting; did you mean `{nearest}`?")
+            }
             _ => "there is no such setting".to_owned(),
         });
     }
@@ -161,6 +163,14 @@ fn semantic(config: &Config, figment: &Figment) -> Vec<SettingFault> {
         match fault {
             query::Error::Setting { name, problem } => add(&format!("query.{name}"), problem.to_owned()),
             other => add("query", other.to_string()),
+        }
+    }
+    for fault in config.collector.faults() {
+        match fault {
+            ingest::collector::Error::Setting { name, problem } => {
+                add(&format!("collector.{name}"), problem.to_owned())
+            }
+            other => add("collector", other.to_string()),
         }
     }
     for fault in config.aggregate.faults() {

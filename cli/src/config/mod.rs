@@ -154,7 +154,8 @@ impl Sources {
             figment = figment.merge(Toml::file_exact(file));
         }
         // Keys are written with `-`, which the environment cannot have.
-        let environment = Env::prefixed("DAYBOOK__").map(|key| key.as_str().replace("__", ".").replace('_', "-").into());
+        let environment =
+            Env::prefixed("DAYBOOK__").map(|key| key.as_str().replace("__", ".").replace('_', "-").into());
         figment = figment.merge(environment.split("."));
         let mut sources = Self(figment);
         for setting in &args.set {
@@ -162,7 +163,8 @@ impl Sources {
                 let fault = Fault::usage(format!("--set {setting}: takes SECTION.KEY=VALUE"));
                 return Err(fault.help("for example --set worker.flush-age=5s"));
             };
-            let value: figment::value::Value = value.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
+            let value: figment::value::Value =
+                value.parse().unwrap_or_else(|never: std::convert::Infallible| match never {});
             sources.set(key.trim(), value);
         }
         Ok(sources)

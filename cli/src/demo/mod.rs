@@ -82,7 +82,8 @@ impl Dir {
 pub(crate) async fn run(args: &DemoArgs, mut sources: Sources) -> Result<()> {
     // First the port: nobody wants to wait for the rest and then hear that it is taken.
     let port = if args.once { 0 } else { args.port };
-    let listener = serve::listen(([127, 0, 0, 1], port).into(), "take another port with --port N (0 takes a free one)").await?;
+    let listener =
+        serve::listen(([127, 0, 0, 1], port).into(), "take another port with --port N (0 takes a free one)").await?;
     let dir = Dir::open(args.dir.as_deref())?;
     let at = |name: &str| dir.path().join(name);
     sources.set("lake.url", at("lake"));
@@ -170,9 +171,9 @@ async fn committed(lake: &Lake, log: &dyn Log) -> Result<()> {
     let bar = output::bar(0, "committing", true);
     loop {
         let progress = ingest::worker::progress(lake, log).await.during("cannot read the worker's progress")?;
-        let (done, all) = progress.iter().fold((0, 0), |(done, all), partition| {
-            (done + partition.next_offset, all + partition.high_watermark)
-        });
+        let (done, all) = progress
+            .iter()
+            .fold((0, 0), |(done, all), partition| (done + partition.next_offset, all + partition.high_watermark));
         bar.set_length(all as u64);
         bar.set_position(done as u64);
         if done >= all {

@@ -184,7 +184,8 @@ impl Generator {
             config,
         };
         let days = 0..u64::from(generator.config.days);
-        generator.weight_total = days.map(|day| (0..generator.installs.len()).map(|i| generator.weight(i, day)).sum::<u128>()).sum();
+        generator.weight_total =
+            days.map(|day| (0..generator.installs.len()).map(|i| generator.weight(i, day)).sum::<u128>()).sum();
         Ok(generator)
     }
 

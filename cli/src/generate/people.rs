@@ -125,8 +125,10 @@ const LAST: &[&str] = &[
 
 /// All installations, ordered by person.
 pub(super) fn installs(random: &mut Random, orgs: usize, users: usize, days: u64) -> Vec<Install> {
-    let zones: Vec<TimeZone> =
-        ORGANISATIONS.iter().map(|org| TimeZone::get(org.time_zone).expect("the zones are in IANA's database")).collect();
+    let zones: Vec<TimeZone> = ORGANISATIONS
+        .iter()
+        .map(|org| TimeZone::get(org.time_zone).expect("the zones are in IANA's database"))
+        .collect();
     let shares: u64 = CLIENTS.iter().map(|client| client.share).sum();
     let mut installs = Vec::with_capacity(users * 2);
     for person in 0..users {
@@ -143,7 +145,11 @@ pub(super) fn installs(random: &mut Random, orgs: usize, users: usize, days: u64
             format!("idp:https://id.{domain}.example#{name}")
         };
         // One in five works from elsewhere.
-        let zone = if random.chance(200) { zones[random.below(zones.len() as u64) as usize].clone() } else { zones[org].clone() };
+        let zone = if random.chance(200) {
+            zones[random.below(zones.len() as u64) as usize].clone()
+        } else {
+            zones[org].clone()
+        };
         let intensity = 10 + random.below(120) + if random.chance(150) { 170 } else { 0 };
         let joins = if random.chance(150) { random.below(days) } else { 0 };
         let clients = 1 + random.below(100) / 45;

@@ -18,11 +18,23 @@ enum Step {
     Tick,
     Conversation,
     Prompt,
-    Model { query_source: &'static str },
-    ToolDecided { tool: usize },
-    ToolCompleted { tool: usize },
-    SuggestionShown { id: u128, lines: i64 },
-    SuggestionResolved { id: u128, lines: i64 },
+    Model {
+        query_source: &'static str,
+    },
+    ToolDecided {
+        tool: usize,
+    },
+    ToolCompleted {
+        tool: usize,
+    },
+    SuggestionShown {
+        id: u128,
+        lines: i64,
+    },
+    SuggestionResolved {
+        id: u128,
+        lines: i64,
+    },
     CodeChanged,
     Commit,
     PullRequest,
@@ -75,8 +87,9 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(random: &mut Random, offset_minutes: i64, start_us: i64, end_us: i64, events: u64) -> Self {
         // Trains and planes: one session in a hundred reports hours or days later.
-        let arrives_us =
-            random.chance(10).then(|| end_us + random.between(2, 24) * 3_600_000_000 + random.between(0, 4) * 86_400_000_000);
+        let arrives_us = random
+            .chance(10)
+            .then(|| end_us + random.between(2, 24) * 3_600_000_000 + random.between(0, 4) * 86_400_000_000);
         Self {
             id: uuid_v7(start_us, fresh(random)),
             conversation: None,

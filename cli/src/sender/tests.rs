@@ -32,7 +32,8 @@ async fn check(answers: &[(u16, Value)], lines: &[&str]) -> (Result<Outcome>, Ve
     let routes = Router::new().route("/prefix/v1/events", post(answer)).with_state(script.clone());
     tokio::spawn(async move { axum::serve(listener, routes).await });
     let sender = Sender::new(&url, "dbk_test".to_owned(), Duration::from_secs(5)).expect("the URL is HTTP");
-    let lines = lines.iter().enumerate().map(|(index, json)| Line { number: index as u64 + 10, json: json.as_bytes().into() });
+    let lines =
+        lines.iter().enumerate().map(|(index, json)| Line { number: index as u64 + 10, json: json.as_bytes().into() });
     let outcome = sender.send(lines.collect()).await;
     let seen = script.seen.lock().expect("no holder panics").clone();
     (outcome, seen)
@@ -40,7 +41,7 @@ async fn check(answers: &[(u16, Value)], lines: &[&str]) -> (Result<Outcome>, Ve
 
 #[tokio::test]
 async fn a_refused_event_is_told_by_its_line() {
-    let answer = json!({"accepted": 2, "rejected": [{"index": 1, "cause": "content", "detail": "no"}]});
+    let answer = json!({"accepted": 2, "rejected": [{"index": 1, "type": "https://x/content", "detail": "no"}]});
     let (outcome, _) = check(&[(202, answer)], &["{}", "{}", "{}"]).await;
     let outcome = outcome.expect("it was answered");
     assert_eq!(outcome.accepted, 2);

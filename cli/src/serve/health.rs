@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -65,7 +65,23 @@ pub(super) fn router(health: Health) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(missing)
         .with_state(health)
+}
+
+async fn missing(uri: Uri) -> Response {
+    let problem = json!({
+        "type": "https://daybook.dev/problems/no_such_resource",
+        "title": "No such resource",
+        "status": 404,
+        "detail": format!(
+            "There is nothing at {}. Collectors take events at /v1/events (OTLP at /v1/logs, /v1/metrics); query services answer at \
+             /v1/rollups/daily; all have /healthz, /readyz and /metrics.",
+            uri.path()
+        ),
+    });
+    let json = [(header::CONTENT_TYPE, "application/problem+json")];
+    (StatusCode::NOT_FOUND, json, problem.to_string()).into_response()
 }
 
 /// 200 where everything that the roles of this process need can be reached, else 503; both say what.

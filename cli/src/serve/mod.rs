@@ -50,8 +50,12 @@ impl Roles {
     }
 
     fn names(self) -> String {
-        let all =
-            [("collector", self.collector), ("worker", self.worker), ("aggregate", self.aggregate), ("query", self.query)];
+        let all = [
+            ("collector", self.collector),
+            ("worker", self.worker),
+            ("aggregate", self.aggregate),
+            ("query", self.query),
+        ];
         all.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
 }
@@ -174,7 +178,8 @@ impl Service {
 
     /// Starts keeping the rollup up to date.
     pub(crate) fn aggregate(&mut self, config: &Config) -> Result<()> {
-        let metrics = aggregate::Metrics::register(&self.parts.registry).during("cannot set up the rollup's metrics")?;
+        let metrics =
+            aggregate::Metrics::register(&self.parts.registry).during("cannot set up the rollup's metrics")?;
         let calendars = Arc::new(parts::DirectoryCalendars(self.parts.directory.clone()));
         let (lake, settings, stopping) = (self.parts.lake.clone(), config.aggregate.clone(), self.stopping.clone());
         self.roles.spawn(async move {

@@ -7,7 +7,8 @@ use crate::fault::Exit;
 /// Waits for SIGTERM or SIGINT. A second one ends the process at once, with the exit code of a failure: nothing is lost
 /// by that, since what was not committed is still in the log.
 pub(crate) async fn stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be handled; only SIGKILL ends this process");
         return std::future::pending().await;
     };

@@ -159,8 +159,9 @@ fn binary(headers: &HeaderMap, content_type: Option<&str>, body: &[u8]) -> Resul
     let mut event = serde_json::to_string(&attributes).expect("a map of texts is always JSON");
     let text = utf8(body)?;
     if !text.trim_ascii().is_empty() {
-        let data: &RawValue = serde_json::from_str(text)
-            .map_err(|error| Problem::malformed("not_json", format!("The body, the event's data, is not JSON: {error}.")))?;
+        let data: &RawValue = serde_json::from_str(text).map_err(|error| {
+            Problem::malformed("not_json", format!("The body, the event's data, is not JSON: {error}."))
+        })?;
         event.pop();
         event.push_str(if attributes.is_empty() { "\"data\":" } else { ",\"data\":" });
         event.push_str(data.get());

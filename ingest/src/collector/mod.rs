@@ -21,7 +21,6 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::{Request, State},
-    response::Response,
     routing::post,
 };
 use bytes::Bytes;

@@ -137,7 +137,10 @@ impl GrowingColumn {
             Builder::Text(builder) => Arc::new(builder.finish()),
             Builder::Dictionary(builder) => Arc::new(builder.finish()),
             Builder::Int(builder) => Arc::new(builder.finish()),
-            Builder::Int32(builder) => Arc::new(builder.finish()),
+            Builder::Int32(builder) => {
+                // A day is a 32-bit integer with another name.
+                arrow::compute::cast(&builder.finish(), &self.data_type).expect("32-bit integers are days")
+            }
             Builder::Bool(builder) => Arc::new(builder.finish()),
             Builder::Decimal(builder) => Arc::new(builder.finish()),
             Builder::Time(builder) => Arc::new(builder.finish()),

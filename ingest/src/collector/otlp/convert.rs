@@ -18,7 +18,8 @@ use super::{
 };
 
 /// Namespace of the ids of imported events: UUIDv5 of `daybook.dev` in the DNS namespace.
-static NAMESPACE: std::sync::LazyLock<Uuid> = std::sync::LazyLock::new(|| Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"daybook.dev"));
+static NAMESPACE: std::sync::LazyLock<Uuid> =
+    std::sync::LazyLock::new(|| Uuid::new_v5(&Uuid::NAMESPACE_DNS, b"daybook.dev"));
 /// Most events of one point of a counter: more is no count of sessions or commits.
 const UNITS_MAX: u64 = 1_000;
 
@@ -131,7 +132,11 @@ fn value(rule: &CounterRule, point: &NumberDataPoint) -> Result<f64, String> {
     };
     let value = value * rule.scale;
     // 2^53 bounds the fields too.
-    if (0.0..=9_007_199_254_740_992.0).contains(&value) { Ok(value) } else { Err("a point's value is out of range".to_owned()) }
+    if (0.0..=9_007_199_254_740_992.0).contains(&value) {
+        Ok(value)
+    } else {
+        Err("a point's value is out of range".to_owned())
+    }
 }
 
 fn field<'a>(rule: &'a CounterRule, attributes: &Attributes<'_>) -> Result<Option<&'a str>, String> {
@@ -277,7 +282,8 @@ impl<'a> Events<'a> {
     fn envelope(&self) -> Result<Envelope, String> {
         let rules = &self.tool.envelope;
         let first = |names: &[String]| names.iter().find_map(|name| self.attributes.text(name));
-        let subject = rules.subject.iter().find_map(|(name, prefix)| Some(format!("{prefix}{}", self.attributes.text(name)?)));
+        let subject =
+            rules.subject.iter().find_map(|(name, prefix)| Some(format!("{prefix}{}", self.attributes.text(name)?)));
         let subject = subject.ok_or_else(|| {
             let names: Vec<_> = rules.subject.iter().map(|(name, _)| name.as_str()).collect();
             format!("{}: says nobody's activity; one of {} is needed", self.name, names.join(", "))
@@ -286,7 +292,12 @@ impl<'a> Events<'a> {
         let install = first(&rules.install);
         let (product, client_type) = (&rules.product, &rules.client_type);
         let source = format!("urn:daybook:{product}:{client_type}:{}", install.as_deref().unwrap_or("otlp"));
-        let fixed = [("specversion", "1.0"), ("datacontenttype", "application/json"), ("product", product), ("clienttype", client_type)];
+        let fixed = [
+            ("specversion", "1.0"),
+            ("datacontenttype", "application/json"),
+            ("product", product),
+            ("clienttype", client_type),
+        ];
         for (name, value) in fixed {
             event.insert(name.to_owned(), value.into());
         }
@@ -324,7 +335,8 @@ impl<'a> Attributes<'a> {
     /// Own and resource's attributes in the order of their names: the identity of a series.
     fn all(&self) -> [Vec<(&'a str, Cow<'a, str>)>; 2] {
         [self.own, self.resource].map(|attributes| {
-            let named = attributes.iter().map(|attribute| (attribute.key.as_str(), text_of(attribute).unwrap_or_default()));
+            let named =
+                attributes.iter().map(|attribute| (attribute.key.as_str(), text_of(attribute).unwrap_or_default()));
             let mut named: Vec<_> = named.collect();
             named.sort();
             named

@@ -46,9 +46,9 @@ use super::{Assertions, Collector, auth, endpoint::Door, problem::Problem};
 use crate::log::Append;
 
 mod convert;
-mod mapping;
+pub(super) mod mapping;
 mod series;
-mod wire;
+pub(super) mod wire;
 
 use convert::{Converted, Source};
 use mapping::Tool;

@@ -60,7 +60,9 @@ mod tests {
 
     #[test]
     fn cuts_are_fixed_whatever_was_seen_before() {
-        for (unit, total) in [(true, 0), (true, 7), (false, 0), (false, 1), (false, 64), (false, 1000), (false, 28_800_000)] {
+        for (unit, total) in
+            [(true, 0), (true, 7), (false, 0), (false, 1), (false, 64), (false, 1000), (false, 28_800_000)]
+        {
             let all: Vec<_> = cuts(total, unit, 0).collect();
             assert!(all.iter().zip(1..).all(|((number, ..), expected)| *number == expected));
             assert!(all.windows(2).all(|pair| pair[0].2 == pair[1].1), "they join up");

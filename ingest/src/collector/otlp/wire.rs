@@ -6,7 +6,7 @@
 //! Sources: Protocol Buffers "Encoding"; OTLP 1.x § OTLP/HTTP, § JSON Protobuf Encoding.
 
 use opentelemetry_proto::tonic::resource::v1::Resource;
-pub(super) use opentelemetry_proto::tonic::{logs::v1::LogRecord, metrics::v1::Metric};
+pub(in crate::collector) use opentelemetry_proto::tonic::{logs::v1::LogRecord, metrics::v1::Metric};
 use prost::Message;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -23,7 +23,7 @@ pub(in crate::collector) enum Encoding {
 
 /// Why a request could not be read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Error {
+pub(in crate::collector) enum Error {
     /// What is wrong, for the client.
     Malformed(String),
     /// More items than allowed.
@@ -31,14 +31,14 @@ pub(super) enum Error {
 }
 
 /// A log record or metric.
-pub(super) enum Item<T> {
+pub(in crate::collector) enum Item<T> {
     Read(T),
     /// It alone cannot be read: why.
     Refused(String),
 }
 
 /// Hands out each log record of an `ExportLogsServiceRequest` with its resource.
-pub(super) fn logs(
+pub(in crate::collector) fn logs(
     encoding: Encoding,
     body: &[u8],
     limit: usize,
@@ -48,7 +48,7 @@ pub(super) fn logs(
 }
 
 /// Hands out each metric of an `ExportMetricsServiceRequest` with its resource.
-pub(super) fn metrics(
+pub(in crate::collector) fn metrics(
     encoding: Encoding,
     body: &[u8],
     limit: usize,

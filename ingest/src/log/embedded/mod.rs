@@ -224,9 +224,9 @@ impl Shared {
                 batch.insert(&store.records, codec::store_key(kafka_partition, *next), record);
                 *next += 1;
             }
-            #[cfg(test)]
-            self.before_commit()?;
             batch.commit().map_err(|e| Error::unavailable("write to the log's directory", e))?;
+            #[cfg(test)]
+            self.after_commit()?;
             for (marks, high) in self.marks().iter_mut().zip(high) {
                 marks.high = high;
             }
@@ -240,7 +240,8 @@ impl Shared {
     }
 
     #[cfg(test)]
-    fn before_commit(&self) -> Result<()> {
+    /// A write whose outcome is unknown: it reached the disk and reports a failure.
+    fn after_commit(&self) -> Result<()> {
         use std::sync::atomic::Ordering;
         self.commits.fetch_add(1, Ordering::Relaxed);
         if self.fail_next_commit.swap(false, Ordering::Relaxed) {

@@ -203,8 +203,13 @@ async fn f03_no_record_before_the_position_is_known() {
     assert_eq!(consumer.next().await.unwrap(), Event::Assigned(vec![(0, 3)]));
     let Event::Records(records) = consumer.next().await.unwrap() else { panic!("records") };
     assert_eq!(records[0].offset, 3);
-    consumer.commit_offsets(&BTreeMap::from([(0, 4), (9, 1)])).await.unwrap();
+    consumer.commit_offsets(&BTreeMap::from([(0, 8), (9, 1)])).await.unwrap();
     consumer.close().await.unwrap();
+
+    // Kafka's own idea of progress, 8 by now, is not asked.
+    let mut consumer = CheckedConsumer::join(&log, &FixedPositions::new(BTreeMap::from([(0, 2)]))).await;
+    assert_eq!(read(&mut consumer, 8).await[0].offset, 2);
+    consumer.close().await;
 
     struct Broken;
     #[async_trait]
