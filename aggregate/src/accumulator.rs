@@ -122,7 +122,15 @@ impl Accumulator {
 
     /// Counts one event; `copies` more of it were removed.
     #[inline]
-    pub(crate) fn event(&mut self, programs: &Programs, program: &Program, columns: &Columns, row: usize, day_end_us: i64, copies: i64) {
+    pub(crate) fn event(
+        &mut self,
+        programs: &Programs,
+        program: &Program,
+        columns: &Columns,
+        row: usize,
+        day_end_us: i64,
+        copies: i64,
+    ) {
         let time = columns.event_time[row];
         if self.received == 0 {
             self.first_us = time;

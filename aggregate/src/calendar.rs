@@ -63,7 +63,8 @@ impl OrgDays {
     /// First instant of `date` [µs since 1970, UTC].
     pub(crate) fn start_us(&self, date: Date) -> i64 {
         let midnight = date.at(0, 0, 0, 0);
-        let instant = |offset: jiff::tz::Offset| offset.to_timestamp(midnight).expect("years are far from jiff's limits");
+        let instant =
+            |offset: jiff::tz::Offset| offset.to_timestamp(midnight).expect("years are far from jiff's limits");
         match self.zone.to_ambiguous_timestamp(midnight).offset() {
             AmbiguousOffset::Unambiguous { offset } => instant(offset),
             // The first of both midnights.

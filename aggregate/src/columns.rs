@@ -2,8 +2,8 @@
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch, StringViewArray,
-        make_view,
+        Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch,
+        StringViewArray, make_view,
     },
     buffer::ScalarBuffer,
     compute::cast,
@@ -95,11 +95,11 @@ impl Columns {
         let text = |name: &str| Ok(take(batch, name, &DataType::Utf8View)?.as_string_view().clone());
         let int = |name: &str| Ok(take(batch, name, &DataType::Int64)?.as_primitive::<Int64Type>().clone());
         let flag = |name: &str| Ok(take(batch, name, &DataType::Boolean)?.as_boolean().clone());
-        let decimal = |name: &str| {
-            Ok(take(batch, name, &DataType::Decimal128(20, 6))?.as_primitive::<Decimal128Type>().clone())
-        };
+        let decimal =
+            |name: &str| Ok(take(batch, name, &DataType::Decimal128(20, 6))?.as_primitive::<Decimal128Type>().clone());
         let time = |name: &str| times(batch, name);
-        let key = |name: &str| Ok::<_, Error>(full(name, take(batch, name, &DataType::Utf8View)?)?.as_string_view().clone());
+        let key =
+            |name: &str| Ok::<_, Error>(full(name, take(batch, name, &DataType::Utf8View)?)?.as_string_view().clone());
         let number = |name: &&str| match batch.schema_ref().field_with_name(name).map(|field| field.data_type()) {
             Ok(DataType::Decimal128(..)) => decimal(name).map(Number::Decimal),
             _ => int(name).map(Number::Int),
@@ -167,7 +167,8 @@ fn same(column: &StringViewArray, a: usize, b: usize) -> bool {
 }
 
 fn take(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef> {
-    let column = batch.column_by_name(name).ok_or_else(|| Error::Column { name: name.into(), detail: "is missing".into() })?;
+    let column =
+        batch.column_by_name(name).ok_or_else(|| Error::Column { name: name.into(), detail: "is missing".into() })?;
     if column.data_type() == wanted {
         return Ok(ArrayRef::clone(column));
     }

@@ -41,13 +41,19 @@ impl Metrics {
                 "daybook_aggregate_fenced_total",
                 "Runs started again since another aggregator had committed first. Steady growth: two aggregators are at work.",
             )?,
-            events: counter("daybook_aggregate_events_total", "Distinct events counted, each as often as it was read.")?,
+            events: counter(
+                "daybook_aggregate_events_total",
+                "Distinct events counted, each as often as it was read.",
+            )?,
             days_changed: counter("daybook_aggregate_days_changed_total", "Days whose rows were rewritten.")?,
             saturated: counter(
                 "daybook_aggregate_saturated_values_total",
                 "Values that did not fit their column and were cut: some client reports nonsense.",
             )?,
-            seconds: add(registry, Histogram::with_opts(seconds.buckets(vec![0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]))?)?,
+            seconds: add(
+                registry,
+                Histogram::with_opts(seconds.buckets(vec![0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]))?,
+            )?,
             rows: gauge("daybook_aggregate_rollup_rows", "Rows of rollup_daily.")?,
             people: gauge("daybook_aggregate_people", "People with an event, as of the last run that read events.")?,
             events_version: gauge("daybook_aggregate_events_version", "Version of events that the rollup stands for.")?,

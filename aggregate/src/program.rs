@@ -217,7 +217,9 @@ impl Programs {
             (Op::Sum, ColumnType::Int | ColumnType::Decimal) => {
                 let scale = match (measure.measure_type, column.column_type) {
                     (MeasureType::Decimal, ColumnType::Int) => 1_000_000,
-                    (MeasureType::Int, ColumnType::Decimal) => panic!("{}: a decimal does not fit an integer", measure.name),
+                    (MeasureType::Int, ColumnType::Decimal) => {
+                        panic!("{}: a decimal does not fit an integer", measure.name)
+                    }
                     _ => 1,
                 };
                 Action::Sum { measure: index, number: place(&mut self.numbers, column.name), scale }
@@ -239,7 +241,12 @@ impl Programs {
             ColumnType::Bool => {
                 let has = |value: &str| allowed.iter().flatten().any(|text| text == value);
                 assert!(texts.clone().all(|text| text == "true" || text == "false"), "{name} is true or false");
-                Condition::Flag { flag: place(&mut self.flags, column.name), null, truth: has("true"), falsity: has("false") }
+                Condition::Flag {
+                    flag: place(&mut self.flags, column.name),
+                    null,
+                    truth: has("true"),
+                    falsity: has("false"),
+                }
             }
             other => panic!("{name}: conditions are on texts and booleans, not on {other:?}"),
         }

@@ -19,7 +19,8 @@ use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, make_comparator,
+        ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+        make_comparator,
     },
     compute::{SortOptions, cast},
     datatypes::{Int64Type, TimestampMicrosecondType},
@@ -182,7 +183,8 @@ pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Times
 /// All columns of the table but the partition column, which lies in the path.
 fn assemble(content: &RecordBatch, history: &[ArrayRef; 4]) -> RecordBatch {
     let schema = (ROLLUP_DAILY.schema)();
-    let kept = (0..schema.fields().len()).filter(|index| Some(schema.field(*index).name().as_str()) != ROLLUP_DAILY.partition_column);
+    let kept = (0..schema.fields().len())
+        .filter(|index| Some(schema.field(*index).name().as_str()) != ROLLUP_DAILY.partition_column);
     let schema = Arc::new(schema.project(&kept.collect::<Vec<_>>()).expect("indices of its own"));
     let columns = schema.fields().iter().map(|field| {
         let history = HISTORY.iter().position(|name| name == field.name()).map(|index| &history[index]);
@@ -214,7 +216,10 @@ impl Equality {
                 return Ok(Self { columns: None });
             }
             let before = column(old, field.name())?;
-            let wrong = |error: arrow::error::ArrowError| Error::Column { name: field.name().clone(), detail: error.to_string() };
+            let wrong = |error: arrow::error::ArrowError| Error::Column {
+                name: field.name().clone(),
+                detail: error.to_string(),
+            };
             columns.push(make_comparator(new, &before, SortOptions::default()).map_err(wrong)?);
         }
         Ok(Self { columns: Some(columns) })

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, Decimal128Builder, Int64Array, Int64Builder, RecordBatch, StringArray, StringBuilder, TimestampMicrosecondArray,
+        ArrayRef, Decimal128Builder, Int64Array, Int64Builder, RecordBatch, StringArray, StringBuilder,
+        TimestampMicrosecondArray,
     },
     datatypes::{DataType, Schema},
 };
@@ -176,7 +177,8 @@ impl DayBuilder {
         let total = |values: &[i64]| values.iter().map(|value| value.unsigned_abs()).sum();
         let (events, duplicates) = (total(&self.received), total(&self.duplicates));
         let ints = |values: Vec<i64>| Arc::new(Int64Array::from(values)) as ArrayRef;
-        let times = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
+        let times =
+            |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
         let (org, user) = (self.org.finish(), self.user.finish());
         let mut columns: BTreeMap<&'static str, ArrayRef> = BTreeMap::from([
             ("org_id", Arc::new(org.clone()) as ArrayRef),
@@ -226,9 +228,13 @@ impl Day {
     /// The columns that are there, in the order of the table's schema.
     pub(crate) fn batch(&self) -> RecordBatch {
         let schema = (rollup::ROLLUP_DAILY.schema)();
-        let present = schema.fields().iter().filter_map(|field| Some((Arc::clone(field), self.columns.get(field.name().as_str())?)));
+        let present = schema
+            .fields()
+            .iter()
+            .filter_map(|field| Some((Arc::clone(field), self.columns.get(field.name().as_str())?)));
         let (fields, columns): (Vec<_>, Vec<_>) = present.map(|(field, column)| (field, Arc::clone(column))).unzip();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("all columns have one length and the schema's types")
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .expect("all columns have one length and the schema's types")
     }
 }
 

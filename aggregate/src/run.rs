@@ -23,12 +23,12 @@ use std::{
     sync::Arc,
 };
 
+use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use datafusion::{
     common::ScalarValue,
     logical_expr::{Expr, lit},
     prelude::{SessionConfig, SessionContext, col},
 };
-use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::{Timestamp, civil::Date};
 use lake::{Change, CommitError, DataFile, Lake, Snapshot, Swap, Table};
@@ -82,7 +82,9 @@ pub async fn run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: &dyn
     let mut attempt = 1;
     loop {
         match attempt_run(lake, orgs, now, progress).await {
-            Err(Error::Commit { source: CommitError::Fenced { .. } | CommitError::Conflict { .. } }) if attempt < ATTEMPTS_MAX => {
+            Err(Error::Commit { source: CommitError::Fenced { .. } | CommitError::Conflict { .. } })
+                if attempt < ATTEMPTS_MAX =>
+            {
                 tracing::info!(attempt, "another writer was faster, the rollup starts again");
                 attempt += 1;
             }
@@ -138,7 +140,8 @@ async fn attempt_run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: 
         })
         .buffered(PASSES_AT_ONCE);
     let mut walks = std::pin::pin!(walks);
-    let mut days = Days { shared: &shared, rollup: &rollup, before: &before, watermark_us, now, people: People::default() };
+    let mut days =
+        Days { shared: &shared, rollup: &rollup, before: &before, watermark_us, now, people: People::default() };
     let mut change = Change { operation: "ROLLUP", data_change: true, swaps, ..Change::default() };
     let mut totals = Changes::default();
     let mut computed = BTreeSet::new();
@@ -225,8 +228,7 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
     };
     let files = shared.events.files.iter().filter(overlaps).cloned().collect();
     let time = |us: i64| lit(ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into())));
-    let filters: Vec<Expr> =
-        vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
+    let filters: Vec<Expr> = vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
     let columns = shared.programs.scan_columns();
     let mut stream =
         shared.events.sorted_scan(&shared.context, files, &columns, filters).map_err(Error::table(&EVENTS))?;

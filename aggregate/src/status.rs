@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use datafusion::prelude::{SessionConfig, SessionContext};
 use arrow::{array::AsArray, compute::cast, datatypes::DataType};
+use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt as _;
 use jiff::civil::Date;
 use lake::Lake;

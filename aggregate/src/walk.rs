@@ -164,12 +164,14 @@ impl<'a> Walk<'a> {
 
     fn begin_run(&mut self, columns: &Columns, row: usize) -> Result<()> {
         self.settle();
-        let (org, user, client_type) = (columns.org.value(row), columns.user.value(row), columns.client_type.value(row));
+        let (org, user, client_type) =
+            (columns.org.value(row), columns.user.value(row), columns.client_type.value(row));
         let key = (self.org.as_str(), self.user.as_str(), self.client_type.as_str());
         if self.started && (org, user, client_type) <= key {
             return Err(Error::Unsorted);
         }
-        let (new_org, new_user) = (!self.started || org != self.org, !self.started || org != self.org || user != self.user);
+        let (new_org, new_user) =
+            (!self.started || org != self.org, !self.started || org != self.org || user != self.user);
         if new_user {
             self.end_person();
             set(&mut self.user, user);
@@ -271,7 +273,8 @@ impl<'a> Walk<'a> {
 
     /// Lets the person's rows leave.
     fn end_person(&mut self) {
-        self.live.sort_unstable_by(|a, b| (a.day, &a.product, &a.client_type).cmp(&(b.day, &b.product, &b.client_type)));
+        self.live
+            .sort_unstable_by(|a, b| (a.day, &a.product, &a.client_type).cmp(&(b.day, &b.product, &b.client_type)));
         let mut day = usize::MAX;
         for row in &self.live {
             let builder = &mut self.builders[row.day];

@@ -74,7 +74,8 @@ pub async fn ingest(url: &str, folder: &Path, events: u64) {
     fill(log.as_ref(), events).await;
     let lake = Lake::open(url, &[]).expect("a folder is a lake");
     let registry = prometheus::Registry::new();
-    let worker = Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
+    let worker =
+        Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
     let stop = CancellationToken::new();
     let running = tokio::spawn(worker.run(stop.clone()));
     loop {
@@ -91,7 +92,11 @@ pub async fn ingest(url: &str, folder: &Path, events: u64) {
 /// Organisations and their zones, for the oracle.
 #[must_use]
 pub fn zones() -> Value {
-    ORGANISATIONS.iter().map(|org| (org.id.to_owned(), Value::from(org.time_zone))).collect::<serde_json::Map<_, _>>().into()
+    ORGANISATIONS
+        .iter()
+        .map(|org| (org.id.to_owned(), Value::from(org.time_zone)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Organisations and their zones, for the aggregator.

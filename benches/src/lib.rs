@@ -2,7 +2,11 @@
 //!
 //! Machines are shared and noisy, so a figure is a ratio between two programs timed in turn in one run (A B A B …). Each bench prints a
 //! table and, with `--json FILE`, writes `{"bench": NAME, "ratios": {name: number}, "detail": …}`.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench is an edge: it reads the clock and prints")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a bench is an edge: it reads the clock and prints"
+)]
 
 pub mod activity;
 
@@ -11,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 /// Options that every bench takes.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, clap::Parser)]
 pub struct Options {
     /// Events to work on.
     #[arg(long, default_value_t = 1_000_000)]

@@ -34,6 +34,8 @@ pub fn folder() -> PathBuf {
 #[must_use]
 pub fn installed(variable: &str) -> PathBuf {
     std::env::var_os(variable).map(PathBuf::from).unwrap_or_else(|| {
-        panic!("{variable} is not set: run the tests by `cargo xtask test`, or `eval \"$(cargo xtask parts env)\"` first")
+        panic!(
+            "{variable} is not set: run the tests by `cargo xtask test`, or `eval \"$(cargo xtask parts env)\"` first"
+        )
     })
 }

@@ -140,11 +140,7 @@ pub async fn wait_for(what: &str, limit: Duration, mut condition: impl AsyncFnMu
 ///
 /// # Panics
 /// Where it cannot be started or prints no JSON.
-pub fn oracle(
-    name: &str,
-    arguments: &[&str],
-    environment: &[(String, String)],
-) -> Result<serde_json::Value, String> {
+pub fn oracle(name: &str, arguments: &[&str], environment: &[(String, String)]) -> Result<serde_json::Value, String> {
     let output = Command::new(installed("DAYBOOK_E2E_PYTHON"))
         .arg(folder().join("oracle").join(name))
         .args(arguments)

@@ -176,7 +176,8 @@ async fn settle(lake: &Lake, log: &SimulatedLog) -> Result<(), String> {
 /// One past the last record of a partition; a hole at its end can never be covered.
 fn reachable(log: &SimulatedLog, kafka_partition: i32) -> i64 {
     let records = log.records();
-    let last = records.iter().filter(|record| record.kafka_partition == kafka_partition).map(|record| record.offset).max();
+    let last =
+        records.iter().filter(|record| record.kafka_partition == kafka_partition).map(|record| record.offset).max();
     last.map_or(0, |offset| offset + 1)
 }
 
@@ -218,7 +219,8 @@ type Offsets = BTreeMap<(i32, i64), usize>;
 
 /// How often each (partition, offset) is in the table.
 async fn offsets(lake: &Lake, spec: &'static TableSpec, memory: &Arc<dyn ObjectStore>) -> Result<Offsets, String> {
-    let snapshot = lake.table(spec).snapshot().await.map_err(|error| format!("{} cannot be read: {error}", spec.name))?;
+    let snapshot =
+        lake.table(spec).snapshot().await.map_err(|error| format!("{} cannot be read: {error}", spec.name))?;
     let mut found = Offsets::new();
     for file in &snapshot.files {
         let path = Path::from(format!("lake/{}/{}", spec.name, file.path));
@@ -254,7 +256,9 @@ async fn check(lake: &Lake, memory: &Arc<dyn ObjectStore>, log: &SimulatedLog) -
         match (events.get(&at).copied().unwrap_or(0), letters.get(&at).copied().unwrap_or(0)) {
             (1, 0) | (0, 1) => {}
             (0, 0) => return Err(format!("record {at:?} is lost")),
-            (rows, dead) => return Err(format!("record {at:?} stands {rows} times in events, {dead} times in dead_letters")),
+            (rows, dead) => {
+                return Err(format!("record {at:?} stands {rows} times in events, {dead} times in dead_letters"));
+            }
         }
     }
     if let Some(at) = events.keys().chain(letters.keys()).find(|at| !wanted.contains(*at)) {
@@ -278,12 +282,19 @@ async fn check(lake: &Lake, memory: &Arc<dyn ObjectStore>, log: &SimulatedLog) -
 async fn check_intervals(memory: &Arc<dyn ObjectStore>) -> Result<usize, String> {
     let prefix = Path::from("lake/events/_delta_log");
     let entries: Vec<_> = memory.list(Some(&prefix)).try_collect().await.map_err(|error| error.to_string())?;
-    let mut paths: Vec<Path> = entries.into_iter().map(|entry| entry.location).filter(|path| path.as_ref().ends_with(".json")).collect();
+    let mut paths: Vec<Path> =
+        entries.into_iter().map(|entry| entry.location).filter(|path| path.as_ref().ends_with(".json")).collect();
     paths.sort();
     let mut next: BTreeMap<String, i64> = BTreeMap::new();
     let mut commits = BTreeSet::new();
     for path in &paths {
-        let bytes = memory.get(path).await.map_err(|error| error.to_string())?.bytes().await.map_err(|error| error.to_string())?;
+        let bytes = memory
+            .get(path)
+            .await
+            .map_err(|error| error.to_string())?
+            .bytes()
+            .await
+            .map_err(|error| error.to_string())?;
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let action: serde_json::Value = serde_json::from_slice(line).map_err(|error| format!("{path}: {error}"))?;
             if let Some(txn) = action.get("txn") {

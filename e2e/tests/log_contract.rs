@@ -9,7 +9,13 @@ use ingest::log::{KafkaLog, KafkaSettings, contract};
 async fn kafka_keeps_the_contract() {
     let kafka = Kafka::start();
     kafka.create_topic("contract", 4);
-    let settings = KafkaSettings { bootstrap_servers: kafka.bootstrap(), topic: "contract".into(), group: "contract".into(), properties: BTreeMap::new(), ..KafkaSettings::default() };
-    let log = KafkaLog::connect(settings).await.expect("the broker serves");
+    let settings = KafkaSettings {
+        bootstrap_servers: kafka.bootstrap(),
+        topic: "contract".into(),
+        group: "contract".into(),
+        properties: BTreeMap::new(),
+        ..KafkaSettings::default()
+    };
+    let log = KafkaLog::open(&settings).expect("the settings are sound");
     contract::check(&log).await;
 }

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array},
+    array::{
+        Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+        new_null_array,
+    },
     datatypes::Int64Type,
 };
 use datafusion::prelude::{SessionContext, col, lit};
@@ -32,7 +35,10 @@ fn rows(day: Date, rows: &[(&str, i64, i64)]) -> RecordBatch {
     let schema = (EVENTS.schema)();
     let midnight = day.at(0, 0, 0, 0).in_tz("UTC").expect("a day").timestamp().as_microsecond();
     let columns = schema.fields().iter().map(|field| -> ArrayRef {
-        let times = || TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| midnight + row.1 * 1_000_000 + 7)).with_timezone("UTC");
+        let times = || {
+            TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| midnight + row.1 * 1_000_000 + 7))
+                .with_timezone("UTC")
+        };
         match field.name().as_str() {
             "user_key" => Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))),
             "event_time" | "recorded_time" => Arc::new(times()),
@@ -40,7 +46,9 @@ fn rows(day: Date, rows: &[(&str, i64, i64)]) -> RecordBatch {
             "log_partition" | "event_date" => {
                 arrow::compute::cast(&Int32Array::from(vec![0; rows.len()]), field.data_type()).expect("a cast")
             }
-            "event_id" => Arc::new(arrow::array::BinaryArray::from_iter_values(rows.iter().map(|row| row.2.to_be_bytes()))),
+            "event_id" => {
+                Arc::new(arrow::array::BinaryArray::from_iter_values(rows.iter().map(|row| row.2.to_be_bytes())))
+            }
             _ if !field.is_nullable() => Arc::new(StringArray::from_iter_values(rows.iter().map(|_| "x"))),
             _ => new_null_array(field.data_type(), rows.len()),
         }
@@ -66,7 +74,8 @@ async fn f04_f07_a_zombie_is_fenced_on_a_stale_head_and_on_a_fresh_one() {
     let mut fresh = table.head().await.expect("readable").expect("there");
     let again = table.commit(&mut fresh, change(vec![swap("p0", 0, 100)])).await;
     assert!(matches!(again, Err(CommitError::Fenced { expected: 0, found: 100, .. })), "{again:?}");
-    let version = table.commit(&mut fresh, change(vec![swap("p0", 100, 150), swap("p1", 0, 5)])).await.expect("in turn");
+    let version =
+        table.commit(&mut fresh, change(vec![swap("p0", 100, 150), swap("p1", 0, 5)])).await.expect("in turn");
     assert_eq!((version, fresh.next_offset("p0"), fresh.next_offset("p1"), fresh.next_offset("p2")), (2, 150, 5, 0));
 }
 
@@ -139,7 +148,8 @@ async fn deltalake_reads_back_what_was_written_before_and_after_a_log_checkpoint
     let mut head = table.create_if_missing().await.expect("created");
     for step in 0..12_i64 {
         let day = DAY.checked_add(jiff::Span::new().days(step % 3)).expect("a day");
-        append(&table, &mut head, day, &[("u", step, step), ("v", step, step + 100)], vec![swap("p0", step, step + 1)]).await;
+        append(&table, &mut head, day, &[("u", step, step), ("v", step, step + 100)], vec![swap("p0", step, step + 1)])
+            .await;
     }
     for checkpointed in [false, true] {
         let url = url::Url::parse("memory:///some/lake/events/").expect("a URL");

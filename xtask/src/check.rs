@@ -26,7 +26,7 @@ const RUSTDOC: &str = "XTASK_IS_RUSTDOC";
 pub(crate) fn run(steps: &mut Steps) {
     // Asked for first: clippy's build puts another file in our place.
     let ourselves = env::current_exe().expect("a running program has a path");
-    steps.step("fmt", || succeeds(cargo().args(["fmt", "--all", "--check"])));
+    fmt(steps);
     for (name, version) in TOOLS {
         steps.step(&format!("install {name}"), || install(name, version));
     }
@@ -154,4 +154,8 @@ fn install(name: &str, version: &str) -> bool {
     // Its build artifacts are not used again.
     drop(fs::remove_dir_all(&build));
     installed && fs::write(&stamp, version).is_ok()
+}
+
+pub(crate) fn fmt(steps: &mut Steps) {
+    steps.step("fmt", || succeeds(cargo().args(["fmt", "--all", "--check"])));
 }

@@ -2,7 +2,11 @@
 //!
 //! A real broker, one topic of generated activity; then, in turn, a drain (the same consumer, records counted and dropped)
 //! and a worker with a fresh lake on local disk, each from offset 0 to the end.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench is an edge: it reads the clock and prints")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a bench is an edge: it reads the clock and prints"
+)]
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 

@@ -1,5 +1,9 @@
 //! The full daily rollup against DuckDB computing the same table from the same Parquet files, two threads each.
-#![allow(clippy::disallowed_methods, clippy::print_stdout, reason = "a bench is an edge: it reads the clock and prints")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a bench is an edge: it reads the clock and prints"
+)]
 
 use std::time::Instant;
 
@@ -10,7 +14,8 @@ use serde_json::json;
 
 fn main() {
     let options = Options::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("two threads");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("two threads");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let url = folder.path().join("lake").display().to_string();
     let zones = folder.path().join("zones.json");
@@ -24,9 +29,13 @@ fn main() {
         drop(std::fs::remove_dir_all(folder.path().join("lake/rollup_daily")));
         let started = Instant::now();
         let calendar = activity::calendar();
-        rows = runtime.block_on(async { aggregate::run(&lake, &calendar, jiff::Timestamp::now(), &()).await }).expect("it rolls up").rows;
+        rows = runtime
+            .block_on(async { aggregate::run(&lake, &calendar, jiff::Timestamp::now(), &()).await })
+            .expect("it rolls up")
+            .rows;
         let our_seconds = started.elapsed().as_secs_f64();
-        let peer = e2e::process::oracle("rollup.py", &[&url, &zones, &clients, "--time-only"], &[]).expect("DuckDB computes it");
+        let peer = e2e::process::oracle("rollup.py", &[&url, &zones, &clients, "--time-only"], &[])
+            .expect("DuckDB computes it");
         if run > 0 {
             ours.push(our_seconds);
             peers.push(peer["seconds"].as_f64().expect("a number"));

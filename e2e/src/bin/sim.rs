@@ -27,7 +27,10 @@ fn main() {
             Err(_) => fail(seed, "panicked"),
         }
     }
-    println!("{} seeds: {records} records, {crashes} crashes, {versions} table versions, every record exactly once", options.seeds);
+    println!(
+        "{} seeds: {records} records, {crashes} crashes, {versions} table versions, every record exactly once",
+        options.seeds
+    );
 }
 
 fn fail(seed: u64, fault: &str) -> ! {

@@ -26,7 +26,10 @@ pub(crate) fn batches(topic: &str, letters: &[&DeadLetter]) -> Vec<(Date, Record
     for letter in letters {
         let day = decode::recorded_us(&letter.record).div_euclid(DAY_US);
         // A header may claim any time; a day outside the calendar counts as the first one.
-        by_day.entry(i32::try_from(day).ok().filter(|day| (0..=2_932_896).contains(day)).unwrap_or(0)).or_default().push(letter);
+        by_day
+            .entry(i32::try_from(day).ok().filter(|day| (0..=2_932_896).contains(day)).unwrap_or(0))
+            .or_default()
+            .push(letter);
     }
     let days = by_day.into_iter().map(|(day, mut letters)| {
         letters.sort_by_key(|letter| (letter.record.kafka_partition, letter.record.offset));

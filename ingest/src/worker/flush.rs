@@ -195,7 +195,13 @@ async fn commit(target: &Target, change: Change) -> Result<(), Failure> {
     match target.table.commit(&mut head, change).await {
         Ok(_) => Ok(()),
         Err(CommitError::Fenced { app_id, expected, found }) => {
-            tracing::warn!(table = target.table.name(), app_id, expected, found, "fenced: another worker moved this partition on");
+            tracing::warn!(
+                table = target.table.name(),
+                app_id,
+                expected,
+                found,
+                "fenced: another worker moved this partition on"
+            );
             Err(Failure::Fenced)
         }
         Err(error) => Err(Failure::Store(error.into())),

@@ -1,8 +1,7 @@
 //! What the worker tells Prometheus. No label names a user or an organisation.
 
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 /// The worker's metrics.
@@ -33,7 +32,10 @@ impl Metrics {
             dead_letters: add(
                 registry,
                 IntCounterVec::new(
-                    Opts::new("daybook_worker_dead_letters_total", "Records committed to the dead_letters table, by cause."),
+                    Opts::new(
+                        "daybook_worker_dead_letters_total",
+                        "Records committed to the dead_letters table, by cause.",
+                    ),
                     &["cause"],
                 )?,
             )?,

@@ -51,8 +51,10 @@ pub(crate) struct TablePositions {
 impl Positions for TablePositions {
     async fn next_offsets(&self, kafka_partitions: &[i32]) -> log::Result<BTreeMap<i32, i64>> {
         // A fresh head: the flusher's may be held by a commit for as long as the store is away.
-        let fresh = self.table.head().await.map_err(|error| log::Error::unavailable("reading the events table", error))?;
-        let next = |partition: i32| fresh.as_ref().map_or(0, |head| head.next_offset(&app_id(&self.identity, partition)));
+        let fresh =
+            self.table.head().await.map_err(|error| log::Error::unavailable("reading the events table", error))?;
+        let next =
+            |partition: i32| fresh.as_ref().map_or(0, |head| head.next_offset(&app_id(&self.identity, partition)));
         Ok(kafka_partitions.iter().map(|partition| (*partition, next(*partition))).collect())
     }
 }

@@ -123,11 +123,14 @@ fn dead_letters_keep_cause_origin_and_bytes() {
     let all: BTreeMap<i64, (String, i64, usize)> = batches
         .iter()
         .flat_map(|(_, batch)| {
-            let offsets = batch.column_by_name("log_offset").expect("there").as_primitive::<Int64Type>().values().to_vec();
-            let lengths = batch.column_by_name("value_bytes").expect("there").as_primitive::<Int64Type>().values().to_vec();
+            let offsets =
+                batch.column_by_name("log_offset").expect("there").as_primitive::<Int64Type>().values().to_vec();
+            let lengths =
+                batch.column_by_name("value_bytes").expect("there").as_primitive::<Int64Type>().values().to_vec();
             let values = batch.column_by_name("record_value").expect("there").as_binary::<i32>().clone();
             let causes = texts(batch, "cause");
-            (0..batch.num_rows()).map(move |row| (offsets[row], (causes[row].clone(), lengths[row], values.value(row).len())))
+            (0..batch.num_rows())
+                .map(move |row| (offsets[row], (causes[row].clone(), lengths[row], values.value(row).len())))
         })
         .collect();
     assert_eq!(all[&7], ("not_utf8".into(), 1, 1));

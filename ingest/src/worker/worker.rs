@@ -56,7 +56,13 @@ struct Filling {
 
 impl Filling {
     fn new() -> Self {
-        Self { events: EventBuffer::new(), dead_letters: Vec::new(), dead_letter_bytes: 0, gaps: Vec::new(), since: None }
+        Self {
+            events: EventBuffer::new(),
+            dead_letters: Vec::new(),
+            dead_letter_bytes: 0,
+            gaps: Vec::new(),
+            since: None,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -254,7 +260,8 @@ impl Worker {
         }
         let flusher = self.flusher.clone();
         self.flushing = Some(tokio::spawn(async move {
-            let batch = Batch { events: filling.events.take(), dead_letters: filling.dead_letters, spans, gaps: filling.gaps };
+            let batch =
+                Batch { events: filling.events.take(), dead_letters: filling.dead_letters, spans, gaps: filling.gaps };
             flusher.flush(batch).await
         }));
     }
@@ -268,7 +275,11 @@ impl Worker {
                 }
                 for (partition, next_offset) in covered {
                     if let Err(error) = self.log.truncate(partition, next_offset).await {
-                        tracing::warn!(error = &error as &dyn std::error::Error, partition, "the log was not truncated");
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            partition,
+                            "the log was not truncated"
+                        );
                     }
                 }
                 Ok(())
@@ -293,7 +304,11 @@ impl Worker {
             match self.positions.next_offsets(&partitions).await {
                 Ok(positions) => break positions,
                 Err(error) if error.is_retryable() && !self.flusher.shutdown.is_cancelled() => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "positions not read, trying again");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        ?pause,
+                        "positions not read, trying again"
+                    );
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(10));
                 }
