@@ -1,12 +1,12 @@
 //! A cut of the simulation; `cargo xtask sim --seeds N` runs more.
 
 #[test]
-fn twenty_seeds_keep_every_record_exactly_once() {
+fn three_seeds_keep_every_record_exactly_once() {
     let mut crashes = 0;
-    for seed in 0..20 {
+    for seed in 0..3 {
         let summary = e2e::simulation::run(seed)
             .unwrap_or_else(|fault| panic!("seed {seed}: {fault}\nrepeat it: cargo xtask sim --seeds 1 --seed {seed}"));
         crashes += summary.crashes;
     }
-    assert!(crashes > 10, "the seeds must crash workers, {crashes} is too few");
+    assert!(crashes >= 3, "the seeds must crash workers, {crashes} is too few");
 }

@@ -105,23 +105,3 @@ async fn an_old_version_is_kept_within_the_bound() {
         assert_eq!(world.get("acme", &page(cursor)).await.status, 200);
     }
 }
-
-#[tokio::test]
-async fn tables_without_their_files_are_told_without_naming_one() {
-    use futures::TryStreamExt;
-    use object_store::{ObjectStore, ObjectStoreExt};
-
-    let world = World::filled().await;
-    let first = world.get("acme", "/v1/rollups/daily?limit=3").await;
-    let cursor = next(&first).expect("more");
-    let objects: Vec<_> = world.store.list(None).try_collect().await.expect("in memory");
-    for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
-        world.store.delete(&object.location).await.expect("there");
-    }
-    let gone = world.get("acme", &format!("/v1/rollups/daily?limit=3&cursor={cursor}")).await;
-    assert!(!gone.text().contains("parquet"), "{}", gone.text());
-    gone.problem(503, "unavailable");
-    let broken = world.get("acme", "/v1/rollups/daily?limit=4").await;
-    broken.problem(503, "unavailable");
-    assert!(!broken.text().contains("parquet"), "{}", broken.text());
-}
