@@ -1,8 +1,8 @@
 //! Deterministic simulation of log, workers and object store: crashes, rebalances, store faults, zombies; then the oracle.
 //!
-//! The schedule comes from one seed, and time is tokio's paused clock. Workers are the real ones,
-//! on the simulated log and on an in-memory object store that fails. A crash drops a worker wherever it awaits: between
-//! any two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
+//! All chance comes from one seed, and time is tokio's paused clock, so a seed repeats its run. Workers are the real ones, on
+//! the simulated log and on an in-memory object store that fails. A crash drops a worker wherever it awaits: between any
+//! two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
 //!
 //! The oracle, at the end, with faults healed: rows of `events` + rows of `dead_letters` = records of the log, each
 //! exactly once; every commit's rows lie within the offsets that it covers, and those offsets join up without overlap.
@@ -63,6 +63,9 @@ pub fn run(seed: u64) -> Result<Summary, String> {
     runtime.expect("a runtime for one thread").block_on(simulate(seed))
 }
 
+/// 2026-01-01T00:00:00Z.
+const START_SECONDS: i64 = 1_767_225_600;
+
 struct Crew {
     lake: Lake,
     log: SimulatedLog,
@@ -115,7 +118,12 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
         flush_bytes: bytesize::ByteSize(rng.random_range(1_000..60_000)),
         flush_age: jiff::SignedDuration::from_millis(rng.random_range(5..400)),
     };
-    let lake = Lake::with_store(Arc::new(faults.clone()), url.clone());
+    let started = tokio::time::Instant::now();
+    let clock = move || {
+        let passed = started.elapsed();
+        jiff::Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(START_SECONDS) + passed
+    };
+    let lake = Lake::with_store(Arc::new(faults.clone()), url.clone()).simulated(clock, seed);
     let mut crew = Crew { lake, log: log.clone(), settings, members: Vec::new() };
     faults.set(rng.random_range(0..=20));
     let size = rng.random_range(1..=3);
@@ -140,6 +148,7 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
     }
     faults.set(0);
+    log.calm();
     if crew.members.is_empty() {
         crew.hire();
     }

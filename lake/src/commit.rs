@@ -79,7 +79,11 @@ impl Table {
         if change.remove.iter().any(|file| file.seen > head.version()) {
             self.refresh(head).await?;
         }
-        check(head, &change)?;
+        // A refusal needs the newest version: what was not there when the head was read may be what the change builds on.
+        if check(head, &change).is_err() {
+            self.refresh(head).await?;
+            check(head, &change)?;
+        }
         head.state.check_protocol(self.name())?;
         let files: Vec<_> = change.add.iter().map(|file| layout::location(&self.folder, &file.path)).collect();
         self.place.persist(&files).await?;

@@ -4,8 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-        new_null_array,
+        ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array,
     },
     datatypes::Int64Type,
 };
@@ -16,7 +15,10 @@ use object_store::{ObjectStore, memory::InMemory, path::Path};
 use proptest::prelude::*;
 use schemas::{DEAD_LETTERS, EVENTS};
 
-use crate::{Change, CommitError, Head, Lake, Swap, Table, testing::FaultyStore};
+use crate::{
+    Change, CommitError, Head, Lake, Swap, Table,
+    testing::{Fault, FaultyStore},
+};
 
 fn lake(store: Arc<dyn ObjectStore>) -> Lake {
     Lake::with_store(store, url::Url::parse("memory:///some/lake").expect("a URL"))
@@ -80,6 +82,16 @@ async fn f04_f07_a_zombie_is_fenced_on_a_stale_head_and_on_a_fresh_one() {
 }
 
 #[tokio::test]
+async fn f04_a_new_owner_goes_on_from_anothers_commit_on_a_head_that_is_older() {
+    let table = lake(Arc::new(InMemory::new())).table(&EVENTS);
+    let mut before = table.create_if_missing().await.expect("created");
+    let mut after = before.clone();
+    table.commit(&mut before, change(vec![swap("p0", 0, 100)])).await.expect("first");
+    let version = table.commit(&mut after, change(vec![swap("p0", 100, 150)])).await.expect("it follows");
+    assert_eq!((version, after.next_offset("p0")), (2, 150));
+}
+
+#[tokio::test]
 async fn f02_offset_zero_is_an_offset_like_any_other() {
     let table = lake(Arc::new(InMemory::new())).table(&EVENTS);
     let mut head = table.create_if_missing().await.expect("created");
@@ -128,15 +140,21 @@ async fn f05_f06_f08_f09_lost_answers_false_conflicts_and_rivals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f08_a_store_that_never_answers_ends_the_commit_within_its_limit() {
+async fn f08_a_put_that_is_never_answered_is_given_up_and_tried_again() {
     let faulty = FaultyStore::new(Arc::new(InMemory::new()), 1);
     let table = lake(Arc::new(faulty.clone())).table(&EVENTS);
     let mut head = table.create_if_missing().await.expect("created");
-    faulty.set(100);
+    let for_ever = Some(Fault::Stall(u64::from(u32::MAX)));
+    faulty.script([for_ever, for_ever]);
     let started = tokio::time::Instant::now();
-    let outcome = table.commit(&mut head, change(vec![swap("p0", 0, 1)])).await;
-    assert!(outcome.is_err() || table.head().await.is_ok(), "an answer, whichever");
-    assert!(started.elapsed() < std::time::Duration::from_secs(600));
+    let version = table.commit(&mut head, change(vec![swap("p0", 0, 1)])).await.expect("the third put is answered");
+    assert_eq!((version, head.next_offset("p0")), (1, 1));
+    assert!(started.elapsed() < std::time::Duration::from_secs(300), "{:?}", started.elapsed());
+
+    faulty.script(std::iter::repeat_n(for_ever, 1_000));
+    let outcome = table.commit(&mut head, change(vec![swap("p0", 1, 2)])).await;
+    assert!(matches!(outcome, Err(CommitError::Exhausted { .. })), "{outcome:?}");
+    assert_eq!(table.head().await.expect("readable").expect("there").next_offset("p0"), 1, "nothing was half done");
 }
 
 /// Python and other engines read by the same protocol as this library.

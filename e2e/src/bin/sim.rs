@@ -11,10 +11,20 @@ struct Options {
     /// The first seed.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Shows what the workers say, on stderr; for one seed.
+    #[arg(long)]
+    trace: bool,
 }
 
 fn main() {
     let options = Options::parse();
+    if options.trace {
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(std::io::stderr)
+            .without_time()
+            .init();
+    }
     let (mut records, mut crashes, mut versions) = (0, 0, 0);
     for seed in options.seed..options.seed + options.seeds {
         match std::panic::catch_unwind(|| e2e::simulation::run(seed)) {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::{Rng, SeedableRng};
@@ -71,6 +72,8 @@ struct Partition {
     high: i64,
 }
 
+/// What a poll takes.
+const POLL: Duration = Duration::from_millis(1);
 /// 2026-01-01T00:00:00Z.
 const START_MS: i64 = 1_767_225_600_000;
 
@@ -233,6 +236,9 @@ impl Source for Shared {
     }
 
     async fn read(&self, wanted: &BTreeMap<i32, i64>) -> Result<Vec<Record>> {
+        // A poll takes time. Without it a paused clock would stand still for as long as there is anything to read, and with
+        // it everything that happens by age.
+        tokio::time::sleep(POLL).await;
         let mut state = self.lock();
         let State { rng, partitions, .. } = &mut *state;
         // What is left of each partition; a random one gives the next record.

@@ -193,7 +193,10 @@ struct Written {
 async fn commit(target: &Target, change: Change) -> Result<(), Failure> {
     let mut head = target.head.lock().await;
     match target.table.commit(&mut head, change).await {
-        Ok(_) => Ok(()),
+        Ok(version) => {
+            tracing::debug!(table = target.table.name(), version, "committed");
+            Ok(())
+        }
         Err(CommitError::Fenced { app_id, expected, found }) => {
             tracing::warn!(
                 table = target.table.name(),
