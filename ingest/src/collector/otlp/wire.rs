@@ -89,9 +89,9 @@ fn walk<T: Message + Default + DeserializeOwned>(
             }
         }
         Encoding::Json => {
-            let request: RequestJson<'_> = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+            let request: RequestJson<'_> = object(body)?;
             for group in request.groups {
-                let group: GroupJson<'_> = serde_json::from_str(group.get()).map_err(|error| malformed(&error))?;
+                let group: GroupJson<'_> = object(group.get().as_bytes())?;
                 let resource = match group.resource {
                     Some(resource) => {
                         small(resource.get().as_bytes())?;
@@ -101,7 +101,7 @@ fn walk<T: Message + Default + DeserializeOwned>(
                 };
                 let resource = resource.unwrap_or_default();
                 for scope in group.scopes {
-                    let scope: ScopeJson<'_> = serde_json::from_str(scope.get()).map_err(|error| malformed(&error))?;
+                    let scope: ScopeJson<'_> = object(scope.get().as_bytes())?;
                     for item in scope.items {
                         let decode = |bytes| serde_json::from_slice(bytes).map_err(|error| error.to_string());
                         give(&resource, read(item.get().as_bytes(), decode))?;
@@ -111,6 +111,14 @@ fn walk<T: Message + Default + DeserializeOwned>(
         }
     }
     Ok(())
+}
+
+/// An object of JSON; serde would take an array of its values too.
+fn object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Error> {
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        return Err(malformed(&"an object is needed"));
+    }
+    serde_json::from_slice(text).map_err(|error| malformed(&error))
 }
 
 fn malformed(error: &dyn std::fmt::Display) -> Error {

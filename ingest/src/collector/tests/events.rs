@@ -156,7 +156,7 @@ async fn bad_input_has_a_defined_outcome() {
     let table: Vec<Row> = vec![
         ("truncated", whole[..whole.len() - 9].into(), 400, "not_json", None, None),
         ("empty", Vec::new(), 400, "not_json", None, None),
-        ("bad UTF-8", bad_utf8.clone(), 400, "not_utf8", None, None),
+        ("bad UTF-8", bad_utf8.clone(), 400, "not_utf8", None, Some("e1")),
         ("no object", b"17".into(), 422, "not_an_object", None, None),
         ("nesting bomb", nested.clone().into(), 422, "too_large", None, None),
         ("id missing", without("id").to_string().into(), 422, "missing_attribute", Some("id"), None),

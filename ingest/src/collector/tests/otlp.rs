@@ -184,7 +184,9 @@ async fn errors_come_in_the_encoding_of_the_request() {
         assert_eq!((answer.status.as_u16(), answer.header("content-type")), (status, PROTOBUF));
         assert!(!Status::decode(answer.body).expect("a google.rpc.Status").message.is_empty());
     }
-    for body in ["", "{", "[]", "{\"resourceLogs\": 7}", "{\"resourceLogs\": [{\"resource\": 3}]}"] {
+    for body in
+        ["", "{", "[]", "{\"resourceLogs\": 7}", "{\"resourceLogs\": [{\"resource\": 3}]}", "{\"resourceLogs\": [[]]}"]
+    {
         let answer = send("/v1/logs", "application/json", body.into()).await;
         assert_eq!((answer.status.as_u16(), answer.header("content-type")), (400, "application/json"), "{body}");
         assert_eq!((&answer.json()["cause"], &answer.json()["code"]), (&json!("malformed_otlp"), &json!(3)));
