@@ -7,16 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
+use lake::MERGED_FILES_MAX;
 
 use crate::{
     Error, Result,
     calendar::{OrgCalendar, OrgDays, next},
 };
 
-/// Most days of one pass.
+/// Most days of one pass; as long as its files can be merged without a sort.
 const PASS_DAYS_MAX: usize = 7;
-/// Most files of a pass of several days: as many are merged without a sort.
-const PASS_FILES_MAX: usize = 64;
 
 /// Consecutive days that are computed by one walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub(crate) fn passes(files: &BTreeMap<Date, usize>, calendar: &OrgCalendar) -> R
         if let Some(pass) = passes.last_mut() {
             let follows = pass.to_us >= from_us && nth(pass.first, pass.days) == day;
             let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
-            if follows && pass.days < width && count <= PASS_FILES_MAX {
+            if follows && pass.days < width && count <= MERGED_FILES_MAX {
                 pass.days += 1;
                 pass.utc_dates.extend(dates);
                 pass.to_us = pass.to_us.max(to_us);

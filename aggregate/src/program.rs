@@ -11,10 +11,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use arrow::{
-    array::{Array, BooleanArray, StringViewArray},
-    datatypes::DataType,
-};
+use arrow::array::{Array, BooleanArray, StringViewArray};
 use schemas::{
     Column, ColumnType, clients,
     registry::Registry,
@@ -313,12 +310,4 @@ fn place(names: &mut Vec<&'static str>, name: &'static str) -> usize {
         names.push(name);
         names.len() - 1
     })
-}
-
-/// Arrow type of a measure's column.
-pub(crate) fn measure_arrow(kind: MeasureType) -> DataType {
-    match kind {
-        MeasureType::Int => ColumnType::Int.arrow(),
-        MeasureType::Decimal => ColumnType::Decimal.arrow(),
-    }
 }

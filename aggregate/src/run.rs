@@ -108,7 +108,7 @@ async fn attempt_run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: 
         return Ok(RunReport::default());
     }
     let rollup = lake.table(&ROLLUP_DAILY);
-    let mut head = rollup.create_if_missing().await.map_err(Error::table(&ROLLUP_DAILY))?;
+    rollup.create_if_missing().await.map_err(Error::table(&ROLLUP_DAILY))?;
     let before = rollup.snapshot().await.map_err(Error::table(&ROLLUP_DAILY))?;
     let events = events_table.snapshot().await.map_err(Error::table(&EVENTS))?;
     let mut report = RunReport { events_version: Some(events.version), ..RunReport::default() };
@@ -181,10 +181,8 @@ async fn attempt_run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: 
     if report.saturated > 0 {
         tracing::warn!(values = report.saturated, "sums were cut to the greatest value that their columns hold");
     }
-    // The head may be older than the snapshot: swaps must be checked against what the rows were compared with.
-    while head.version() < before.version {
-        rollup.refresh(&mut head).await.map_err(Error::table(&ROLLUP_DAILY))?;
-    }
+    // The head of the version that the rows were compared with: whatever was committed since is checked against this change.
+    let mut head = before.head();
     let version = rollup.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
     report.table_version = Some(version);
     Ok(report)

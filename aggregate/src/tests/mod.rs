@@ -1,0 +1,195 @@
+//! Tests of the aggregator: the walk against an independent recompute, days against the time zone database, and whole runs on tables
+//! in memory.
+
+mod calendar;
+mod naive;
+mod table;
+mod walk;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{
+        ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch,
+        StringArray, TimestampMicrosecondArray,
+    },
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use schemas::{ColumnType, EVENTS, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
+
+use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, rows::Day, walk::Walk};
+
+/// A value of a column of `events`.
+#[derive(Clone, Debug, PartialEq)]
+enum Val {
+    T(String),
+    I(i64),
+    B(bool),
+    /// Units of 10^-6.
+    D(i128),
+}
+
+/// An event: the columns that are not null.
+type Ev = BTreeMap<&'static str, Val>;
+
+/// Rows by key (organisation, date, person, product, client type), each its other columns as text; null as `NULL`.
+type Rows = BTreeMap<(String, String, String, String, String), BTreeMap<String, String>>;
+
+fn us(text: &str) -> i64 {
+    text.parse::<Timestamp>().expect("a time").as_microsecond()
+}
+
+fn t(text: &str) -> Val {
+    Val::T(text.into())
+}
+
+/// An event of `user` of `org` at a time, recorded a second later, of a kind such as `prompt.submitted`.
+fn event(org: &str, user: &str, time_us: i64, id: i64, kind: &str, more: &[(&'static str, Val)]) -> Ev {
+    let mut event = Ev::from([
+        ("org_id", t(org)),
+        ("user_key", t(user)),
+        ("client_type", t("ide")),
+        ("event_time", Val::I(time_us)),
+        ("recorded_time", Val::I(time_us + 1_000_000)),
+        ("event_id", Val::I(id)),
+        ("source", t("urn:test")),
+        ("event_type", Val::T(format!("dev.daybook.{kind}.v1"))),
+        ("vantage", t("client")),
+        ("log_partition", Val::I(0)),
+        ("log_offset", Val::I(id)),
+        ("payload_hash", Val::I(0)),
+    ]);
+    event.extend(more.iter().cloned());
+    event
+}
+
+fn int(event: &Ev, name: &str) -> Option<i64> {
+    event.get(name).map(|value| if let Val::I(value) = value { *value } else { panic!("{name} is no number") })
+}
+
+fn text<'a>(event: &'a Ev, name: &str) -> Option<&'a str> {
+    event.get(name).map(|value| if let Val::T(value) = value { value.as_str() } else { panic!("{name} is no text") })
+}
+
+fn utc_date(event: &Ev) -> Date {
+    let time = Timestamp::from_microsecond(int(event, "event_time").expect("each event has a time")).expect("a time");
+    time.to_zoned(TimeZone::UTC).date()
+}
+
+fn sort(events: &mut [Ev]) {
+    events.sort_by_cached_key(|event| {
+        let text = |name| text(event, name).expect("a sort column").to_owned();
+        (text("org_id"), text("user_key"), text("client_type"), int(event, "event_time"))
+    });
+}
+
+/// Events as a batch in the table's schema.
+fn batch(events: &[Ev]) -> RecordBatch {
+    fn int(value: Option<&Val>) -> Option<i64> {
+        if let Some(Val::I(value)) = value { Some(*value) } else { None }
+    }
+    let column = |column: &schemas::Column| -> ArrayRef {
+        let values = || events.iter().map(|event| event.get(column.name));
+        match column.column_type {
+            ColumnType::Date => Arc::new(Date32Array::from_iter_values(
+                events.iter().map(|event| crate::calendar::epoch_days(utc_date(event))),
+            )),
+            ColumnType::Text => {
+                let text =
+                    |value: Option<&Val>| if let Some(Val::T(value)) = value { Some(value.clone()) } else { None };
+                Arc::new(values().map(text).collect::<StringArray>())
+            }
+            ColumnType::Int => Arc::new(values().map(int).collect::<Int64Array>()),
+            ColumnType::Int32 => {
+                let narrow = |value| int(value).map(|value| i32::try_from(value).expect("a small number"));
+                Arc::new(values().map(narrow).collect::<Int32Array>())
+            }
+            ColumnType::Bool => {
+                let flag = |value: Option<&Val>| if let Some(Val::B(value)) = value { Some(*value) } else { None };
+                Arc::new(values().map(flag).collect::<BooleanArray>())
+            }
+            ColumnType::Decimal => {
+                let decimal = |value: Option<&Val>| if let Some(Val::D(value)) = value { Some(*value) } else { None };
+                let array = values().map(decimal).collect::<Decimal128Array>();
+                Arc::new(array.with_precision_and_scale(20, 6).expect("the contract's decimal"))
+            }
+            ColumnType::Time => Arc::new(values().map(int).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            ColumnType::Binary => {
+                let bytes = |value: Option<&Val>| int(value).map(|id| id.to_be_bytes().to_vec());
+                Arc::new(values().map(bytes).collect::<BinaryArray>())
+            }
+        }
+    };
+    RecordBatch::try_new((EVENTS.schema)(), EVENT_COLUMNS.iter().map(column).collect()).expect("columns of the schema")
+}
+
+/// What a run computes, without tables: passes, walks in batches of `batch_rows`, people. Gives the rows and how many values were cut.
+fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u64) {
+    let programs = Programs::new();
+    let mut files = BTreeMap::new();
+    for event in events {
+        *files.entry(utc_date(event)).or_insert(0) += 1;
+    }
+    let (mut rows, mut saturated, mut people) = (Rows::new(), 0, People::default());
+    for pass in passes(&files, calendar).expect("dates of our years") {
+        let mut read: Vec<Ev> =
+            events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
+        sort(&mut read);
+        let mut walk = Walk::new(&programs, calendar, pass.first, pass.days);
+        for part in read.chunks(batch_rows) {
+            walk.push(&batch(part)).expect("sorted rows of the schema");
+        }
+        for mut day in walk.finish() {
+            saturated += day.saturated;
+            people.apply(&mut day);
+            assert_sorted(&day);
+            rows_of(&day.batch(), &day.date.to_string(), &mut rows);
+        }
+    }
+    (rows, saturated)
+}
+
+fn assert_sorted(day: &Day) {
+    let batch = day.batch();
+    let columns: Vec<Vec<String>> = ROLLUP_DAILY.sort_columns.iter().map(|name| cells(&batch, name)).collect();
+    let key = |row: usize| columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>();
+    for row in 1..batch.num_rows() {
+        assert!(key(row - 1) < key(row), "rows ascend, each key once");
+    }
+}
+
+/// A column as text.
+fn cells(batch: &RecordBatch, name: &str) -> Vec<String> {
+    let options = FormatOptions::new().with_null("NULL");
+    let column = batch.column_by_name(name).unwrap_or_else(|| panic!("column {name} is there"));
+    let formatter = ArrayFormatter::try_new(column.as_ref(), &options).expect("a plain column");
+    (0..batch.num_rows()).map(|row| formatter.value(row).to_string()).collect()
+}
+
+fn rows_of(batch: &RecordBatch, date: &str, rows: &mut Rows) {
+    let schema = batch.schema();
+    let columns: BTreeMap<&str, Vec<String>> =
+        schema.fields().iter().map(|field| (field.name().as_str(), cells(batch, field.name()))).collect();
+    for row in 0..batch.num_rows() {
+        let at = |name: &str| columns[name][row].clone();
+        let key = (at("org_id"), date.to_owned(), at("user_key"), at("product"), at("client_type"));
+        let in_key = ["org_id", "user_key", "product", "client_type", "activity_date"];
+        let others = columns.keys().filter(|name| !in_key.contains(name)).map(|name| ((*name).to_owned(), at(name)));
+        let before = rows.insert(key.clone(), others.collect());
+        assert!(before.is_none(), "one row per key, {key:?}");
+    }
+}
+
+/// Compares every column of `expected`, and names the first difference.
+fn assert_same(found: &Rows, expected: &Rows) {
+    for (key, columns) in expected {
+        let row = found.get(key).unwrap_or_else(|| panic!("row {key:?} is missing"));
+        for (name, value) in columns {
+            assert_eq!(row.get(name), Some(value), "column {name} of {key:?}");
+        }
+    }
+    for key in found.keys() {
+        assert!(expected.contains_key(key), "row {key:?} should not be there");
+    }
+}

@@ -1,0 +1,393 @@
+//! The walk against the plain recompute.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::{
+    Ev, Val, assert_same, batch, compute, event,
+    naive::{self, Zones},
+    t, us,
+};
+use crate::{
+    Error,
+    calendar::{OrgCalendar, OrgDays},
+    program::Programs,
+    walk::Walk,
+};
+
+/// Organisations and their zones.
+const ORGS: [(&str, &str); 6] = [
+    ("acme", "UTC"),
+    ("beta", "America/New_York"),
+    ("kath", "Asia/Kathmandu"),
+    ("lord", "Australia/Lord_Howe"),
+    ("samoa", "Pacific/Apia"),
+    ("sao", "America/Sao_Paulo"),
+];
+
+/// Instants around which days are odd: DST edges, a skipped date, a skipped midnight; and a plain one.
+const EDGES: [&str; 7] = [
+    "2024-03-10T05:00:00Z",
+    "2024-11-03T06:00:00Z",
+    "2011-12-30T10:00:00Z",
+    "2018-11-04T03:00:00Z",
+    "2024-10-05T15:30:00Z",
+    "2024-04-06T15:00:00Z",
+    "2026-06-01T18:15:00Z",
+];
+
+const KINDS: [&str; 24] = [
+    "session.started",
+    "session.ended",
+    "activity.ticked",
+    "conversation.started",
+    "prompt.submitted",
+    "model.completed",
+    "tool.decided",
+    "tool.completed",
+    "suggestion.shown",
+    "suggestion.resolved",
+    "code.changed",
+    "vcs.commit_created",
+    "vcs.pull_request_changed",
+    "agent.run_started",
+    "agent.run_completed",
+    "usage.metered",
+    "usage.corrected",
+    "subscription.changed",
+    "telemetry.status",
+    "feedback.given",
+    // Not known: of a known family, and of none.
+    "model.dreamt",
+    "frobnication.done",
+    "report.row_observed",
+    "identity.changed",
+];
+
+/// Texts that an event may carry; a draw beyond the list leaves the column null.
+const TEXTS: [(&str, &[&str]); 17] = [
+    ("client_type", &["ide", "cli", "cloud_agent"]),
+    ("product", &["kiro", "claude_code", "a product with a long name"]),
+    ("session_id", &["s1", "s2", "0190d2c1-7a8b-7ccc-9ddd-000000000003", "s4"]),
+    ("turn_id", &["t1", "t2", "0190d2c1-7a8b-7ccc-9ddd-0000000000aa", "t4", "t5"]),
+    ("install_id", &["i1", "0190d2c1-7a8b-7ccc-9ddd-0000000000ff"]),
+    ("status", &["success", "error", "refused", "aborted"]),
+    ("query_source", &["main", "subagent"]),
+    ("tool_type", &["mcp", "builtin"]),
+    ("decision", &["accept", "auto_accept", "reject", "modify", "abort"]),
+    ("kind", &["subagent", "cloud", "local"]),
+    ("outcome", &["accepted", "rejected", "dismissed", "modified"]),
+    ("origin", &["ai", "mixed", "human"]),
+    ("action", &["opened", "closed"]),
+    ("meter", &["credits", "tokens"]),
+    ("state", &["active", "expired"]),
+    ("tier", &["pro", "team"]),
+    ("reports", &["model,prompt", "tool,nonsense, vcs"]),
+];
+
+const INTS: [&str; 14] = [
+    "active_user_ms",
+    "active_agent_ms",
+    "duration_ms",
+    "ttft_ms",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_creation_tokens",
+    "reasoning_tokens",
+    "lines_add",
+    "lines_del",
+    "cost_micro_usd",
+    "cost_delta_micro_usd",
+    "sequence",
+];
+
+fn zones() -> Zones {
+    ORGS.iter().map(|(org, zone)| ((*org).to_owned(), (*zone).to_owned())).collect()
+}
+
+fn calendar() -> OrgCalendar {
+    ORGS.iter().fold(OrgCalendar::default(), |calendar, (org, zone)| {
+        calendar.with(&org.parse().expect("an id"), OrgDays::new(zone, 48).expect("a zone"))
+    })
+}
+
+/// Fills in what an event of any kind may carry, from a number.
+fn details(event: &mut Ev, seed: u64) {
+    let mut state = seed | 1;
+    let mut draw = move |choices: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % choices
+    };
+    for (name, values) in TEXTS {
+        if let Some(value) = values.get(draw(values.len() + 1)) {
+            event.insert(name, t(value));
+        }
+    }
+    for name in INTS {
+        if draw(4) > 0 {
+            event.insert(name, Val::I(draw(100) as i64));
+        }
+    }
+    for name in ["quantity", "delta", "overage_cap"] {
+        if draw(3) > 0 {
+            event.insert(name, Val::D(draw(5_000_000) as i128 - 1_000_000));
+        }
+    }
+    for name in ["included", "overage", "billable", "overage_enabled"] {
+        let pick = draw(3);
+        if pick < 2 {
+            event.insert(name, Val::B(pick == 1));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Draw {
+    org: usize,
+    user: u8,
+    kind: usize,
+    /// From the edge.
+    minutes: i64,
+    micros: i64,
+    /// From event to record.
+    delay_s: i64,
+    details: u64,
+    copies: u8,
+}
+
+fn draws(minutes: i64, most: usize) -> impl Strategy<Value = Vec<Draw>> {
+    let delay = prop::sample::select(vec![0, 1, 3_600, 86_400, 5 * 86_400]);
+    let copies = prop::sample::select(vec![0_u8, 0, 0, 0, 1, 2, 3]);
+    let one = (0..ORGS.len(), 0..3_u8, 0..KINDS.len(), -minutes..minutes, -1..2_i64, delay, any::<u64>(), copies);
+    let one = one.prop_map(|(org, user, kind, minutes, micros, delay_s, details, copies)| Draw {
+        org,
+        user,
+        kind,
+        minutes,
+        micros,
+        delay_s,
+        details,
+        copies,
+    });
+    prop::collection::vec(one, 0..most)
+}
+
+fn history(edge: &str, draws: &[Draw]) -> Vec<Ev> {
+    let mut events = Vec::new();
+    for (index, draw) in draws.iter().enumerate() {
+        let time = us(edge) + draw.minutes * 60_000_000 + draw.micros;
+        let mut event = event(ORGS[draw.org].0, &format!("u{}", draw.user), time, index as i64, KINDS[draw.kind], &[]);
+        details(&mut event, draw.details);
+        let recorded = time + draw.delay_s * 1_000_000;
+        event.insert("recorded_time", Val::I(recorded));
+        for copy in 0..i64::from(draw.copies) {
+            let mut again = event.clone();
+            // Copies arrive later, or in the same microsecond at another place of the log.
+            again.insert("recorded_time", Val::I(recorded + copy * 40_000_000_000));
+            again.insert("log_partition", Val::I(copy + 1));
+            events.push(again);
+        }
+        events.push(event);
+    }
+    events
+}
+
+/// Copies of a plan event aside: the plain recompute takes the last copy of all, the walk the first of each. They differ where another
+/// plan event of the same microsecond was recorded between the copies, and there the walk is right: a retry is not news.
+fn without_plan_ties(mut events: Vec<Ev>) -> Vec<Ev> {
+    let mut seen = std::collections::BTreeMap::new();
+    events.retain(|event| {
+        let of = |name: &str| event.get(name).cloned().map(|value| format!("{value:?}"));
+        if of("event_type") != Some(format!("{:?}", t("dev.daybook.subscription.changed.v1"))) {
+            return true;
+        }
+        let key = ["org_id", "user_key", "event_time"].map(of);
+        *seen.entry(key).or_insert_with(|| of("event_id")) == of("event_id")
+    });
+    events
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn r12_rollup_equals_a_plain_recompute(edge in 0..EDGES.len(), draws in draws(4_000, 80), batch_rows in 1..40_usize) {
+        let events = without_plan_ties(history(EDGES[edge], &draws));
+        let (found, saturated) = compute(&events, &calendar(), batch_rows);
+        assert_same(&found, &naive::rollup(&events, &zones()));
+        prop_assert_eq!(saturated, 0);
+    }
+
+    #[test]
+    fn crowded_instants_are_counted_right_too(draws in draws(2, 80), batch_rows in 1..9_usize) {
+        let events = without_plan_ties(history(EDGES[6], &draws));
+        let (found, _) = compute(&events, &calendar(), batch_rows);
+        assert_same(&found, &naive::rollup(&events, &zones()));
+    }
+
+    #[test]
+    fn order_of_arrival_and_size_of_batches_do_not_matter(draws in draws(90, 60), rotation in 0..60_usize, batch_rows in 1..9_usize) {
+        let mut events = history(EDGES[6], &draws);
+        let whole = compute(&events, &calendar(), 1_000);
+        let middle = rotation.min(events.len());
+        events.rotate_left(middle);
+        events.reverse();
+        prop_assert_eq!(compute(&events, &calendar(), batch_rows), whole);
+    }
+}
+
+const NOON: &str = "2026-06-01T12:00:00Z";
+
+fn one_row(events: &[Ev]) -> BTreeMap<String, String> {
+    let (rows, _) = compute(events, &OrgCalendar::default(), 3);
+    assert_eq!(rows.len(), 1, "one row");
+    rows.into_values().next().expect("one row")
+}
+
+#[test]
+fn null_is_not_zero() {
+    let none: &[(&'static str, Val)] = &[];
+    let claude_cli = [("product", t("claude_code")), ("client_type", t("cli"))];
+    let declared = "activity,code,feedback,model,prompt,session,tool,usage,vcs";
+    // What is the case, an event of this kind with these columns, and what the row then says.
+    let seen: &[_] = &[
+        ("model_errors", "0"),
+        ("input_tokens", "0"),
+        ("tool_calls", "NULL"),
+        ("messages_total", "0"),
+        ("instrumented", "model"),
+    ];
+    check_null("seen in the row", "model.completed", none, seen);
+    let said: &[_] = &[
+        ("tool_calls", "0"),
+        ("credits_used", "0.000000"),
+        ("shown", "NULL"),
+        ("instrumented", "telemetry,tool,usage"),
+    ];
+    check_null("said by the client", "telemetry.status", &[("reports", t("tool, usage"))], said);
+    let nonsense: &[_] = &[("model_requests", "NULL"), ("instrumented", "telemetry")];
+    check_null("nonsense said", "telemetry.status", &[("reports", t("everything,,model_"))], nonsense);
+    let other: &[_] = &[("tool_calls", "NULL"), ("sessions", "0"), ("instrumented", "session")];
+    check_null("said by another type", "session.started", &[("reports", t("tool"))], other);
+    let declares: &[_] = &[("prompts", "0"), ("turns", "0"), ("shown", "NULL"), ("instrumented", declared)];
+    check_null("declared for the client", "feedback.given", &claude_cli, declares);
+    let not: &[_] = &[("prompts", "NULL"), ("instrumented", "feedback")];
+    check_null("declared for another client type", "feedback.given", &claude_cli[..1], not);
+    check_null(
+        "a new type of a known family",
+        "vcs.branch_named",
+        none,
+        &[("commits_ai", "0"), ("instrumented", "vcs")],
+    );
+    let unknown: &[_] = &[("instrumented", ""), ("prompts", "NULL"), ("events_received", "1")];
+    check_null("a type of no known family", "cooking.begun", none, unknown);
+}
+
+fn check_null(case: &str, kind: &str, more: &[(&'static str, Val)], expected: &[(&str, &str)]) {
+    let row = one_row(&[event("acme", "ada", us(NOON), 1, kind, more)]);
+    for (column, value) in expected {
+        assert_eq!(row[*column], *value, "{case}: {column}");
+    }
+}
+
+#[test]
+fn r13_copies_count_once_and_the_first_counts() {
+    let time = us(NOON);
+    let at = |id, recorded: i64, partition: i64, tokens: i64| {
+        let more = [
+            ("recorded_time", Val::I(recorded)),
+            ("log_partition", Val::I(partition)),
+            ("input_tokens", Val::I(tokens)),
+        ];
+        event("acme", "ada", time, id, "model.completed", &more)
+    };
+    let mut other_source = at(1, time, 0, 1_000);
+    other_source.insert("source", t("urn:other"));
+    let row = one_row(&[
+        at(1, time + 9, 0, 70),
+        at(1, time + 5, 3, 60),
+        at(1, time + 5, 2, 50),
+        at(2, time, 0, 4),
+        other_source,
+    ]);
+    let found = ["events_received", "duplicates_removed", "input_tokens"].map(|column| row[column].as_str());
+    assert_eq!(found, ["3", "2", "1054"]);
+}
+
+#[test]
+fn a_retry_of_an_older_plan_is_not_news() {
+    let time = us(NOON);
+    let plan = |id, recorded: i64, tier: &str| {
+        let more = [("recorded_time", Val::I(time + recorded)), ("tier", t(tier))];
+        event("acme", "ada", time, id, "subscription.changed", &more)
+    };
+    let row = one_row(&[plan(1, 10, "pro"), plan(2, 20, "team"), plan(1, 30, "pro")]);
+    assert_eq!(row["subscription_tier"], "team");
+}
+
+#[test]
+fn the_last_plan_wins_whole_and_is_carried_over() {
+    let hour = 3_600_000_000;
+    let at = |id, hours: i64, kind: &str, more: &[(&'static str, Val)]| {
+        event("acme", "ada", us(NOON) + hours * hour, id, kind, more)
+    };
+    let events = [
+        at(1, -48, "prompt.submitted", &[]),
+        at(
+            2,
+            -24,
+            "subscription.changed",
+            &[("state", t("active")), ("tier", t("pro")), ("overage_cap", Val::D(5_000_000))],
+        ),
+        at(3, 0, "prompt.submitted", &[("client_type", t("cli"))]),
+        at(4, 24, "subscription.changed", &[("state", t("expired"))]),
+    ];
+    let (rows, _) = compute(&events, &OrgCalendar::default(), 2);
+    let columns = ["subscription_state", "subscription_tier", "overage_cap", "first_active_date", "newly_activated"];
+    let found: Vec<_> = rows.values().map(|row| columns.map(|column| row[column].clone())).collect();
+    let expected = [
+        ["NULL", "NULL", "NULL", "2026-05-30", "true"],
+        ["active", "pro", "5.000000", "2026-05-30", "false"],
+        ["active", "pro", "5.000000", "2026-05-30", "false"],
+        ["expired", "NULL", "NULL", "2026-05-30", "false"],
+    ];
+    assert_eq!(found, expected.map(|row| row.map(str::to_owned)));
+}
+
+#[test]
+fn sums_that_fit_no_column_are_cut_and_counted() {
+    let of = |id, tokens| event("acme", "ada", us(NOON), id, "model.completed", &[("input_tokens", Val::I(tokens))]);
+    let most = i64::MAX.to_string();
+    // What fits in the end is exact, whatever it was on the way.
+    let cases =
+        [(vec![of(1, i64::MAX), of(2, i64::MAX)], 1), (vec![of(1, i64::MAX), of(2, i64::MAX), of(3, -i64::MAX)], 0)];
+    for (events, cut) in cases {
+        let (rows, saturated) = compute(&events, &OrgCalendar::default(), 1);
+        let tokens: Vec<_> = rows.values().map(|row| &row["input_tokens"]).collect();
+        assert_eq!((tokens, saturated), (vec![&most], cut));
+    }
+}
+
+#[test]
+fn unsorted_or_foreign_input_is_refused() {
+    let (programs, calendar) = (Programs::new(), OrgCalendar::default());
+    let first = "2026-06-01".parse().expect("a date");
+    let at = |user: &str, minute: i64| event("acme", user, us(NOON) + minute * 60_000_000, 1, "prompt.submitted", &[]);
+    let unsorted = [
+        vec![at("ada", 1), at("ada", 0)],
+        vec![at("bob", 0), at("ada", 0)],
+        vec![at("ada", 0), at("bob", 0), at("ada", 1)],
+    ];
+    for events in unsorted {
+        for split in [1, events.len()] {
+            let mut walk = Walk::new(&programs, &calendar, first, 1);
+            let outcome = events.chunks(split).try_for_each(|part| walk.push(&batch(part)));
+            assert!(matches!(outcome, Err(Error::Unsorted)), "{events:?}");
+        }
+    }
+    let lacking = batch(&[at("ada", 0)]).project(&[0, 1, 2]).expect("three columns");
+    let outcome = Walk::new(&programs, &calendar, first, 1).push(&lacking);
+    assert!(matches!(outcome, Err(Error::Column { .. })));
+}
