@@ -79,6 +79,7 @@ const OTHERS: &[&str] = &[
     "DESCRIBE events",
     "SHOW TABLES",
     "SHOW COLUMNS FROM events",
+    "SHOW ALL",
     "SHOW FUNCTIONS",
     "SELECT * FROM information_schema.tables",
     "SELECT * FROM information_schema.columns",

@@ -105,3 +105,23 @@ async fn an_old_version_is_kept_within_the_bound() {
         assert_eq!(world.get("acme", &page(cursor)).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_version_without_its_files_is_gone() {
+    use futures::TryStreamExt;
+    use object_store::{ObjectStore, ObjectStoreExt};
+
+    let world = World::filled().await;
+    let first = world.get("acme", "/v1/rollups/daily?limit=3").await;
+    let cursor = next(&first).expect("more");
+    let objects: Vec<_> = world.store.list(None).try_collect().await.expect("in memory");
+    for object in objects.iter().filter(|object| object.location.as_ref().ends_with(".parquet")) {
+        world.store.delete(&object.location).await.expect("there");
+    }
+    let gone = world.get("acme", &format!("/v1/rollups/daily?limit=3&cursor={cursor}")).await;
+    gone.problem(410, "cursor-expired");
+    // Without a cursor it is a fault of the tables, told without naming a file.
+    let broken = world.get("acme", "/v1/rollups/daily?limit=4").await;
+    broken.problem(503, "unavailable");
+    assert!(!broken.text().contains("parquet"), "{}", broken.text());
+}
