@@ -107,10 +107,16 @@ impl LogSettings {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct DirectorySettings {
     pub(crate) url: String,
+}
+
+impl fmt::Debug for DirectorySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DirectorySettings").field("url", &show::without_password(&self.url)).finish()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -91,7 +91,7 @@ fn value(item: &Value) -> String {
 }
 
 /// A URL may hold a password.
-fn without_password(text: &str) -> String {
+pub(super) fn without_password(text: &str) -> String {
     let Ok(mut url) = url::Url::parse(text) else { return text.to_owned() };
     if url.password().is_none() || url.set_password(Some("hidden")).is_err() {
         return text.to_owned();

@@ -72,7 +72,7 @@ pub(super) const CLIENTS: &[Client] = &[
     Client { product: "codex", client_type: "cli", host_app: "terminal", version: "0.58.0", models: GPT, provider: "openai", input_includes_cached: true, meter: Meter::Tokens, reports: TERMINAL, suggests: false, tools: true, share: 8 },
     Client { product: "cursor", client_type: "ide", host_app: "cursor", version: "2.1.7", models: CLAUDE, provider: "anthropic", input_includes_cached: false, meter: Meter::ChargedCost, reports: FULL, suggests: true, tools: true, share: 10 },
     // A client type that Daybook does not know: kept, and counted as `unknown`.
-    Client { product: "kiro", client_type: "watch_app", host_app: "watch", version: "0.1.0", models: CLAUDE, provider: "anthropic", input_includes_cached: false, meter: Meter::Credits, reports: CHAT, suggests: false, tools: false, share: 1 },
+    Client { product: "kiro", client_type: "watch_app", host_app: "watch", version: "0.1.0", models: CLAUDE, provider: "anthropic", input_includes_cached: false, meter: Meter::Credits, reports: CHAT, suggests: false, tools: false, share: 3 },
 ];
 
 /// One client on one machine of one person.
