@@ -66,9 +66,20 @@ fn minutes(took: Duration) -> String {
     format!("{}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
 }
 
-/// The cargo that runs us, in the repository.
+/// The cargo that runs us, in the repository, as if it were called by hand.
+///
+/// `cargo run` tells us about our own package in `CARGO_PKG_…`. The build script of ring asks to run again when these change:
+/// passed on, they would make cargo compile it, and DataFusion on top of it, at every turn from `cargo xtask` to `cargo`.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let ours = ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()));
+        if ours {
+            command.env_remove(&name);
+        }
+    }
     command.current_dir(crate::root());
     command
 }
