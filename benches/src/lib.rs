@@ -8,8 +8,6 @@
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
-pub mod activity;
-
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Opens every table with two other engines, Python deltalake and DuckDB, and prints what they count, as JSON.
+"""Opens every table with two other engines, Python deltalake and DuckDB, reads all of it, and prints what they count, as JSON.
 
 usage: read_tables.py LAKE_URL [--local-root DIR]
+
+`log` has one row for each partition of the log, over `events` and `dead_letters` together:
+[partition, rows, distinct offsets, first offset, last offset].
 """
-import argparse, json, os
+import argparse, json, os, sys
 
 import duckdb
 from deltalake import DeltaTable
@@ -12,20 +15,25 @@ p = argparse.ArgumentParser()
 p.add_argument("lake"); p.add_argument("--local-root")
 a = p.parse_args()
 options = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
-out = {}
+out, log = {}, []
 for table in ("events", "dead_letters", "rollup_daily"):
     t = DeltaTable(f"{a.lake}/{table}", storage_options=options)
     uris = t.file_uris()
     if a.local_root:
         uris = [os.path.join(a.local_root, u.removeprefix("s3://")) for u in uris]
     uris = [u.removeprefix("file://") for u in uris]
-    rows = duckdb.sql("select count(*) from read_parquet(" + json.dumps(uris).replace('"', "'") + ")").fetchone()[0] if uris else 0
-    read = t.to_pyarrow_table() if rows < 5_000_000 else None
+    source = "read_parquet(" + json.dumps(uris).replace('"', "'") + ")"
+    rows = duckdb.sql(f"select count(*) from {source}").fetchall()[0][0] if uris else 0
     out[table] = {"version": t.version(), "files": len(uris), "duckdb_rows": rows,
-                  "deltalake_rows": read.num_rows if read is not None else None,
+                  "deltalake_rows": sum(batch.num_rows for batch in t.to_pyarrow_dataset().to_batches()),
                   "columns": len(t.schema().fields), "comments": sum(1 for f in t.schema().fields if f.metadata.get("comment"))}
-    if table == "events" and uris:
-        out["log"] = [list(map(int, row)) for row in duckdb.sql(
-            "select log_partition, count(*), count(distinct log_offset), min(log_offset), max(log_offset) from read_parquet("
-            + json.dumps(uris).replace('"', "'") + ") group by 1 order by 1").fetchall()]
+    if uris and table != "rollup_daily":
+        log.append(f"select log_partition, log_offset from {source}")
+if log:
+    rows = duckdb.sql("select log_partition, count(*), count(distinct log_offset), min(log_offset), max(log_offset) from ("
+                      + " union all ".join(log) + ") group by 1 order by 1").fetchall()
+    out["log"] = [list(map(int, row)) for row in rows]
 print(json.dumps(out, indent=1))
+sys.stdout.flush()
+# deltalake's threads may still run, which the interpreter's own end does not survive.
+os._exit(0)

@@ -40,7 +40,7 @@ con.executemany("insert into declared values (?,?,?)", declared)
 started = time.time()
 E = files("events")
 con.execute("create view raw as select * from read_parquet(?, hive_partitioning=true)".replace("?", json.dumps(E).replace('"', "'")))
-first, last = con.sql("select min(event_time), max(event_time) from raw").fetchone()
+first, last = con.sql("select min(event_time), max(event_time) from raw").fetchall()[0]
 days = []
 for org, zone in zones.items():
     z, d = ZoneInfo(zone), first.date() - dt.timedelta(days=2)
@@ -132,7 +132,7 @@ select g.org_id, g.activity_date, g.user_key, g.product, g.client_type, g.day_st
   f.first_active_date, f.first_active_date = g.activity_date as newly_activated
 from grouped g left join plans p using (org_id, user_key, activity_date) join firsts f using (org_id, user_key)""")
 seconds = time.time() - started
-rows = con.sql("select count(*) from expected").fetchone()[0]
+rows = con.sql("select count(*) from expected").fetchall()[0][0]
 if a.time_only:
     print(json.dumps({"rows": rows, "seconds": seconds}))
     sys.exit(0)
@@ -141,7 +141,7 @@ con.execute("create view actual as select * from read_parquet(?, hive_partitioni
 columns = [c[0] for c in con.sql("describe expected").fetchall()]
 keys = ["org_id", "activity_date", "user_key", "product", "client_type"]
 on = " and ".join(f"e.{k} = a.{k}" for k in keys)
-faults = con.sql(f"select count(*) filter (where a.org_id is null), count(*) filter (where e.org_id is null) from expected e full join actual a on {on}").fetchone()
+faults = con.sql(f"select count(*) filter (where a.org_id is null), count(*) filter (where e.org_id is null) from expected e full join actual a on {on}").fetchall()[0]
 bad = {}
 if faults[0] or faults[1]:
     bad["rows"] = {"missing": faults[0], "unexpected": faults[1]}
@@ -149,10 +149,10 @@ for c in columns:
     if c in keys:
         continue
     differ = f"abs(e.{c} - a.{c}) > 0.000001 or (e.{c} is null) <> (a.{c} is null)" if c == "completeness" else f"e.{c} is distinct from a.{c}"
-    count, example = con.sql(f"select count(*), any_value(struct_pack(org_id:=e.org_id, day:=e.activity_date::varchar, usr:=e.user_key, product:=e.product, client:=e.client_type, expected:=e.{c}::varchar, actual:=a.{c}::varchar)) from expected e join actual a on {on} where {differ}").fetchone()
+    count, example = con.sql(f"select count(*), any_value(struct_pack(org_id:=e.org_id, day:=e.activity_date::varchar, usr:=e.user_key, product:=e.product, client:=e.client_type, expected:=e.{c}::varchar, actual:=a.{c}::varchar)) from expected e join actual a on {on} where {differ}").fetchall()[0]
     if count:
         bad[c] = {"rows": count, "example": example}
-duplicate_keys = con.sql(f"select count(*) from (select 1 from actual group by {', '.join(keys)} having count(*) > 1)").fetchone()[0]
+duplicate_keys = con.sql(f"select count(*) from (select 1 from actual group by {', '.join(keys)} having count(*) > 1)").fetchall()[0][0]
 if duplicate_keys:
     bad["duplicate keys"] = duplicate_keys
 extra = [c[0] for c in con.sql("describe actual").fetchall() if c[0] not in columns]

@@ -5,6 +5,7 @@
 //! `DAYBOOK_E2E_KAFKA_LIBS` (folder of jars), `DAYBOOK_E2E_VERSITYGW` (binary), `DAYBOOK_E2E_PYTHON` (interpreter).
 #![allow(clippy::disallowed_methods, reason = "tests are an edge: they may read the clock")]
 
+pub mod activity;
 pub mod parts;
 pub mod process;
 pub mod simulation;

@@ -1,6 +1,6 @@
 //! Kafka and S3, started by the scripts under `parts/`.
 
-use std::{path::Path, process::Command};
+use std::{path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
@@ -117,9 +117,9 @@ impl S3 {
 
     /// Where objects lie as plain files: `<root>/<bucket>/<key>`.
     #[must_use]
-    pub fn local_root(&self) -> &Path {
+    pub fn local_root(&self) -> PathBuf {
         // versitygw's POSIX backend; s3.sh keeps its data below `data`.
-        Path::new(self.data.path())
+        self.data.path().join("data")
     }
 
     /// The `AWS_*` environment of its clients.

@@ -37,6 +37,33 @@ pub fn run(arguments: &[&str], environment: &[(String, String)]) -> (i32, String
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
+/// The standard output of a `daybook` that must end well.
+///
+/// # Panics
+/// Where it does not.
+#[must_use]
+pub fn succeed(arguments: &[&str], environment: &[(String, String)]) -> String {
+    let (code, out, err) = run(arguments, environment);
+    assert_eq!(code, 0, "daybook {arguments:?}\n{out}\n{err}");
+    out
+}
+
+/// Rows of a SQL question, as JSON.
+///
+/// # Panics
+/// Where it is not answered.
+#[must_use]
+pub fn query(sql: &str, environment: &[(String, String)]) -> serde_json::Value {
+    let answer = succeed(&["query", "--format", "json", sql], environment);
+    serde_json::from_str(&answer).expect("--format json prints JSON")
+}
+
+/// A setting, as the environment spells it.
+#[must_use]
+pub fn setting(key: &str, value: impl std::fmt::Display) -> (String, String) {
+    (format!("DAYBOOK__{}", key.to_uppercase().replace('.', "__").replace('-', "_")), value.to_string())
+}
+
 /// A `daybook serve` process; killed when dropped.
 pub struct Server {
     child: Child,
@@ -98,15 +125,23 @@ impl Server {
         text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
+    /// Fails the test where the process has ended.
+    ///
+    /// # Panics
+    /// Where it has.
+    pub fn lives(&mut self) {
+        if let Some(status) = self.child.try_wait().expect("our own child can be awaited") {
+            panic!("daybook ended with {status}: {}", self.log());
+        }
+    }
+
     /// Waits until `url` answers 200.
     ///
     /// # Panics
     /// Where it does not within 60 s, or the process ends.
     pub async fn ready(&mut self, url: &str) {
         wait_for(&format!("{url} answers"), Duration::from_secs(60), async || {
-            if let Some(status) = self.child.try_wait().expect("our own child can be awaited") {
-                panic!("daybook ended with {status}: {}", self.log());
-            }
+            self.lives();
             reqwest::get(url).await.is_ok_and(|response| response.status().is_success())
         })
         .await;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::{
-    ClientOptions, ObjectStore, PutMode, PutOptions, RetryConfig,
+    ClientConfigKey, ObjectStore, PutMode, PutOptions, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     memory::InMemory,
@@ -27,7 +27,7 @@ use uuid::Uuid;
 use crate::{Error, Result, table::Table};
 
 /// Longest S3 request; `timeout` among the options overrides it.
-const REQUEST_MAX: Duration = Duration::from_secs(60);
+const REQUEST_MAX: &str = "60s";
 /// For how long `object_store` itself repeats a request. Short: what it cannot do by then, the commit loop or the worker
 /// tries again, with what it has learned from the log in between.
 const REPEAT_MAX: Duration = Duration::from_secs(45);
@@ -139,17 +139,20 @@ impl Lake {
 
 fn s3(bucket: &str, options: &[(String, String)]) -> Result<impl ObjectStore, String> {
     let retry = RetryConfig { retry_timeout: REPEAT_MAX, ..RetryConfig::default() };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_client_options(ClientOptions::new().with_timeout(REQUEST_MAX))
-        .with_retry(retry);
+    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
     for (name, value) in options {
         let key: AmazonS3ConfigKey = name.parse().map_err(|_| format!("unknown option `{name}`"))?;
-        if key == AmazonS3ConfigKey::Endpoint && value.starts_with("http://") {
-            // Whoever writes http:// means it.
-            builder = builder.with_allow_http(true);
-        }
         builder = builder.with_config(key, value);
+    }
+    // Client options one by one: taken as a whole they would replace those of the environment.
+    let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+    if builder.get_config_value(&timeout).is_none() {
+        builder = builder.with_config(timeout, REQUEST_MAX);
+    }
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        // Whoever writes http:// means it.
+        builder = builder.with_allow_http(true);
     }
     builder.build().map_err(|error| error.to_string())
 }

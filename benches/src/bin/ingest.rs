@@ -10,9 +10,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
-use benches::{Options, activity, median, report};
+use benches::{Options, median, report};
 use clap::Parser;
-use e2e::parts::Kafka;
+use e2e::{activity, parts::Kafka};
 use ingest::{
     log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions},
     worker::{Settings, Worker, progress},
@@ -37,7 +37,7 @@ async fn main() {
         };
         Arc::new(KafkaLog::open(&settings).expect("the settings are sound"))
     };
-    let bytes = activity::fill(open("fill").as_ref(), options.events).await;
+    let bytes = activity::append(open("fill").as_ref(), activity::generator(options.events)).await;
     let log = open("fill");
     let mut records = 0;
     for partition in 0..PARTITIONS {

@@ -5,12 +5,20 @@
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
-use std::time::Instant;
+use std::{path::Path, sync::Arc, time::Instant};
 
-use benches::{Options, activity, median, report};
+use aggregate::{OrgCalendar, OrgDays};
+use benches::{Options, median, report};
 use clap::Parser;
+use daybook::generate::ORGANISATIONS;
+use e2e::activity;
+use ingest::{
+    log::{EmbeddedLog, EmbeddedSettings},
+    worker::{Settings, Worker, progress},
+};
 use lake::Lake;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 fn main() {
     let options = Options::parse();
@@ -20,7 +28,7 @@ fn main() {
     let url = folder.path().join("lake").display().to_string();
     let zones = folder.path().join("zones.json");
     std::fs::write(&zones, activity::zones().to_string()).expect("the folder can be written");
-    runtime.block_on(activity::ingest(&url, folder.path(), options.events));
+    runtime.block_on(fill(&url, folder.path(), options.events));
     let lake = Lake::open(&url, &[]).expect("a folder is a lake");
     let clients = e2e::folder().join("../schemas/clients.json").display().to_string();
     let zones = zones.display().to_string();
@@ -28,7 +36,7 @@ fn main() {
     for run in 0..=options.runs {
         drop(std::fs::remove_dir_all(folder.path().join("lake/rollup_daily")));
         let started = Instant::now();
-        let calendar = activity::calendar();
+        let calendar = calendar();
         rows = runtime
             .block_on(async { aggregate::run(&lake, &calendar, jiff::Timestamp::now(), &()).await })
             .expect("it rolls up")
@@ -51,4 +59,37 @@ fn main() {
     });
     let programs: [(&str, &[f64]); 2] = [("daybook", &ours), ("duckdb", &peers)];
     report("rollup", &programs, ratios, detail, options.json.as_deref());
+}
+
+/// Puts `events` through an embedded log and a worker into the lake at `url`.
+async fn fill(url: &str, folder: &Path, events: u64) {
+    let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
+    let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
+    let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
+    activity::append(log.as_ref(), activity::generator(events)).await;
+    let lake = Lake::open(url, &[]).expect("a folder is a lake");
+    let registry = prometheus::Registry::new();
+    let worker =
+        Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    loop {
+        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
+        if progress.iter().all(|partition| partition.next_offset >= partition.high_watermark) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    stop.cancel();
+    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
+}
+
+/// Organisations and their zones, for the aggregator.
+fn calendar() -> OrgCalendar {
+    let days = |zone: &str| OrgDays::new(zone, 48).expect("the zone is known");
+    let mut calendar = OrgCalendar::new(days("UTC"));
+    for org in ORGANISATIONS {
+        calendar.set(&org.id.parse().expect("an id"), days(org.time_zone));
+    }
+    calendar
 }

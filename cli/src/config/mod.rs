@@ -52,6 +52,7 @@ pub(crate) struct Config {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct LakeSettings {
     pub(crate) url: String,
+    #[serde(deserialize_with = "ingest::log::text_values")]
     options: BTreeMap<String, String>,
 }
 

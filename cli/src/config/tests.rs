@@ -99,10 +99,14 @@ fn names_that_the_environment_cannot_have_are_translated() {
     let file = "
         [lake.options]
         aws-region = \"eu-central-1\"
+        aws-allow-http = true
         [log.kafka.properties]
         sasl-password = \"x\"
     ";
-    let config = sources(file, &[]).config().expect("it is valid");
-    assert_eq!(config.lake.options(), [("aws_region".to_owned(), "eu-central-1".to_owned())]);
-    assert!(config.log.kafka().properties.contains_key("sasl.password"));
+    let config = sources(file, &["log.kafka.properties.session-timeout-ms=6000"]).config().expect("it is valid");
+    let options = [("aws_allow_http", "true"), ("aws_region", "eu-central-1")];
+    assert_eq!(config.lake.options(), options.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    let properties = config.log.kafka().properties;
+    assert!(properties.contains_key("sasl.password"));
+    assert_eq!(properties["session.timeout.ms"], "6000", "a number stands for its text");
 }

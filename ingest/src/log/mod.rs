@@ -47,7 +47,7 @@ pub mod simulated;
 mod tests;
 
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
-pub use kafka::{KafkaLog, KafkaSettings};
+pub use kafka::{KafkaLog, KafkaSettings, text_values};
 pub use partitioner::kafka_partition_of;
 pub use simulated::{Schedule, SimulatedLog};
 

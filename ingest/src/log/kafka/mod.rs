@@ -20,7 +20,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::producer::BatchProducer;
 use super::{Append, Consumer, Error, Log, Positions, Result};
@@ -63,7 +63,7 @@ pub struct KafkaSettings {
     /// Consumer group of the workers.
     pub group: String,
     /// Further properties for librdkafka, e.g. `security.protocol`, `sasl.password`. Values that may be secret are never shown.
-    #[serde(serialize_with = "show_properties")]
+    #[serde(serialize_with = "show_properties", deserialize_with = "text_values")]
     pub properties: BTreeMap<String, String>,
     /// Records fetched for one consumer and not yet taken by `next`, in bytes. librdkafka prefetches up to as much again.
     pub buffer: ByteSize,
@@ -115,6 +115,29 @@ fn shown(properties: &BTreeMap<String, String>) -> BTreeMap<&str, &str> {
         ["password", "secret", "token", "credential", "pem", "ssl.key", "jaas", "oauthbearer", "plugin"];
     let show = |key: &str| !SECRET.iter().any(|word| key.contains(word));
     properties.iter().map(|(key, value)| (key.as_str(), if show(key) { value.as_str() } else { "(hidden)" })).collect()
+}
+
+/// Reads a table of somebody else's settings: numbers and booleans stand for their text, as everywhere in configuration files.
+///
+/// # Errors
+/// Where a value is anything else.
+pub fn text_values<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text, a number or a boolean is needed")]
+    enum Scalar {
+        Text(String),
+        Bool(bool),
+        Int(i64),
+        Float(f64),
+    }
+    let table = BTreeMap::<String, Scalar>::deserialize(deserializer)?;
+    let text = |value| match value {
+        Scalar::Text(text) => text,
+        Scalar::Bool(value) => value.to_string(),
+        Scalar::Int(value) => value.to_string(),
+        Scalar::Float(value) => value.to_string(),
+    };
+    Ok(table.into_iter().map(|(key, value)| (key, text(value))).collect())
 }
 
 fn show_properties<S: Serializer>(properties: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,0 +1,73 @@
+//! Generated activity, put where a test or a bench needs it.
+
+use bytes::Bytes;
+use daybook::generate::{Config, Generated, Generator, ORGANISATIONS};
+use ingest::{
+    headers,
+    log::{Append, Log},
+};
+use jiff::civil::Date;
+use serde_json::Value;
+
+/// Last day of the activity: any will do, as long as it is the same in each run.
+const END: Date = Date::constant(2026, 3, 31);
+/// Records of one append.
+const APPENDED: usize = 5_000;
+
+/// `events` records, bad ones included, of one person for each 500.
+///
+/// # Panics
+/// Never: the configuration is sound.
+#[must_use]
+pub fn generator(events: u64) -> Generator {
+    let users = usize::try_from(events / 500).unwrap_or(usize::MAX).clamp(40, 20_000);
+    Generator::new(Config { users, ..Config::new(7, events, END) }).expect("the configuration is sound")
+}
+
+/// Appends records to `log`, as the collector would, but bad ones too; gives the bytes of their values.
+///
+/// # Panics
+/// Where the log fails.
+pub async fn append(log: &dyn Log, records: impl Iterator<Item = Generated>) -> u64 {
+    let mut bytes = 0;
+    let mut batch = Vec::with_capacity(APPENDED);
+    for generated in records {
+        let org = ORGANISATIONS[generated.org].id;
+        bytes += generated.json.len() as u64;
+        // One person's events stay in order on one partition; whom a record is of stands in its subject.
+        let key = format!("{org}/{}", subject(&generated.json));
+        batch.push(Append {
+            key: Bytes::from(key),
+            value: Bytes::from(generated.json),
+            headers: vec![
+                (headers::ORG.to_owned(), Bytes::from_static(org.as_bytes())),
+                (headers::RECORDED_TIME.to_owned(), Bytes::from_static(b"2026-04-01T00:00:00.000000Z")),
+                (headers::VANTAGE.to_owned(), Bytes::from_static(b"client")),
+            ],
+        });
+        if batch.len() == APPENDED {
+            log.append(std::mem::take(&mut batch)).await.expect("the log takes it");
+        }
+    }
+    if !batch.is_empty() {
+        log.append(batch).await.expect("the log takes it");
+    }
+    bytes
+}
+
+/// The value of `"subject"`, if one can be seen.
+fn subject(json: &[u8]) -> String {
+    let text = String::from_utf8_lossy(json);
+    let after = text.split_once("\"subject\":\"").map_or("", |(_, after)| after);
+    after.split('"').next().unwrap_or_default().to_owned()
+}
+
+/// Organisations and their zones, for the oracle.
+#[must_use]
+pub fn zones() -> Value {
+    ORGANISATIONS
+        .iter()
+        .map(|org| (org.id.to_owned(), Value::from(org.time_zone)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}

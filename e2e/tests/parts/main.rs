@@ -1,0 +1,7 @@
+//! Daybook's processes on a real broker and a real object store, with other engines as oracles.
+#![allow(clippy::disallowed_methods, reason = "tests are an edge: they may read the clock")]
+
+mod bad_input;
+mod claude_code;
+mod log_contract;
+mod pipeline;
