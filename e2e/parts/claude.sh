@@ -35,6 +35,7 @@ run() { # $1 = endpoint, $2 = key
   port=$(cat "$home/port") || die "the model stub did not start"
   mapfile -t settings < <(env | grep '^OTEL_' || true)
   if [ -n "$2" ]; then settings+=("OTEL_EXPORTER_OTLP_HEADERS=Authorization=Bearer $2"); fi
+  # The model decides the price: the one of the captured bodies.
   (
     cd "$home"
     env -i HOME="$home" PATH="$PATH" TERM=dumb LANG=C.UTF-8 \
@@ -43,7 +44,7 @@ run() { # $1 = endpoint, $2 = key
       CLAUDE_CODE_ENABLE_TELEMETRY=1 OTEL_METRICS_EXPORTER=otlp OTEL_LOGS_EXPORTER=otlp \
       OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf OTEL_METRIC_EXPORT_INTERVAL=1000 OTEL_LOGS_EXPORT_INTERVAL=1000 \
       "${settings[@]}" OTEL_EXPORTER_OTLP_ENDPOINT="$1" \
-      timeout 120 "$folder/node_modules/.bin/claude" -p ping --allowedTools Bash </dev/null
+      timeout 120 "$folder/node_modules/.bin/claude" -p ping --model claude-opus-4-8 --allowedTools Bash </dev/null
   )
 }
 

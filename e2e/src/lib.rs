@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests are an edge: they may read the clock")]
 
 pub mod activity;
+pub mod claude_code;
 pub mod parts;
 pub mod process;
 pub mod simulation;

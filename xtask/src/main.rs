@@ -32,7 +32,9 @@ usage: cargo xtask COMMAND
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
   sim [--seeds N] [--seed S]  the deterministic simulation
-  faults [--minutes N]        fault injection on real parts
+  faults [--minutes N] [--seed S]
+                              fault injection on real parts
+  claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook
   bench NAME [--json FILE] [--events N]
                               ours and a peer, alternated; NAME is a file of benches/src/bin
 
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         },
         ["sim", rest @ ..] => return end(run_binary("daybook-e2e", "sim", rest)),
         ["faults", rest @ ..] => return end(with_parts(|| run_binary("daybook-e2e", "faults", rest))),
+        ["claude"] => return end(Part::Claude.install() && with_parts(|| run_binary("daybook-e2e", "claude", &[]))),
         ["bench", name, rest @ ..] if benches().iter().any(|bench| bench == name) => {
             return end(with_parts(|| run_binary("daybook-benches", name, rest)));
         }
