@@ -97,7 +97,7 @@ impl OrgDays {
         Some(date)
     }
 
-    /// Instant from which on the day that ends at `day_end_us` is final [µs].
+    /// Instant from which on the day that ends at `day_end_us` is final (µs).
     pub(crate) fn final_at_us(&self, day_end_us: i64) -> i64 {
         day_end_us.saturating_add(i64::from(self.allowed_lateness_hours) * 3_600_000_000)
     }

@@ -182,7 +182,7 @@ fn full(name: &str, column: ArrayRef) -> Result<ArrayRef> {
     }
 }
 
-/// A time column [µs].
+/// A time column (µs).
 ///
 /// # Errors
 /// Where it is missing, no time, or has nulls.

@@ -24,7 +24,7 @@ pub(crate) struct Pass {
     pub(crate) days: usize,
     /// UTC dates whose files hold the days' events.
     pub(crate) utc_dates: BTreeSet<Date>,
-    /// Bounds of all organisations' days together, half-open [µs].
+    /// Bounds of all organisations' days together, half-open (µs).
     pub(crate) from_us: i64,
     pub(crate) to_us: i64,
 }

@@ -75,7 +75,7 @@ pub(crate) struct Day {
     pub(crate) columns: BTreeMap<&'static str, ArrayRef>,
     pub(crate) org: StringArray,
     pub(crate) user: StringArray,
-    /// Instant from which on each row is final [µs].
+    /// Instant from which on each row is final (µs).
     pub(crate) final_at: Vec<i64>,
     /// Plans that changed on this day: the person's first row, and the plan; ascending.
     pub(crate) plans: Vec<(usize, Plan)>,

@@ -198,7 +198,7 @@ fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, usize>> {
     Ok(files)
 }
 
-/// Latest `recorded_time` of all events [µs]; `None` where there are none.
+/// Latest `recorded_time` of all events (µs); `None` where there are none.
 ///
 /// The log's statistics are rounded up to the millisecond; the exact value is read from the files that may hold it.
 async fn watermark(context: &SessionContext, events: &Snapshot) -> Result<Option<i64>> {

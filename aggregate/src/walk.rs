@@ -59,7 +59,7 @@ pub(crate) struct Walk<'a> {
     client_type: String,
     time: i64,
     days: &'a OrgDays,
-    /// Start of each day for this organisation, and the end of the last [µs].
+    /// Start of each day for this organisation, and the end of the last (µs).
     bounds: Vec<i64>,
     /// Day of the latest event, as index and bounds.
     day: usize,

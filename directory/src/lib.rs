@@ -32,7 +32,7 @@ use cache::{Cache, Known};
 pub use key::{InvalidKeyId, KeyId, Scope, Secret};
 use key::{digest, same, split};
 
-/// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise [hours].
+/// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise; in hours.
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
 
 /// How long a statement waits for another process's write.
@@ -88,7 +88,7 @@ pub struct Org {
     pub name: String,
     /// IANA name of the time zone in which its days begin and end.
     pub time_zone: String,
-    /// How long after its end a day still takes events as a matter of course [hours].
+    /// How long after its end a day still takes events as a matter of course, in hours.
     pub allowed_lateness_hours: u32,
     /// When it was created.
     pub created_at: Timestamp,

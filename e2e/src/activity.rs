@@ -4,7 +4,7 @@ use bytes::Bytes;
 use daybook::generate::{Config, Generated, Generator, ORGANISATIONS};
 use ingest::{
     headers,
-    log::{Append, Log},
+    log::{self, Append, Log},
 };
 use jiff::civil::Date;
 use serde_json::Value;
@@ -26,9 +26,9 @@ pub fn generator(events: u64) -> Generator {
 
 /// Appends records to `log`, as the collector would, but bad ones too; gives the bytes of their values.
 ///
-/// # Panics
-/// Where the log fails.
-pub async fn append(log: &dyn Log, records: impl Iterator<Item = Generated>) -> u64 {
+/// # Errors
+/// Where the log fails; some of the records may be in it.
+pub async fn append(log: &dyn Log, records: impl Iterator<Item = Generated>) -> log::Result<u64> {
     let mut bytes = 0;
     let mut batch = Vec::with_capacity(APPENDED);
     for generated in records {
@@ -46,13 +46,13 @@ pub async fn append(log: &dyn Log, records: impl Iterator<Item = Generated>) -> 
             ],
         });
         if batch.len() == APPENDED {
-            log.append(std::mem::take(&mut batch)).await.expect("the log takes it");
+            log.append(std::mem::take(&mut batch)).await?;
         }
     }
     if !batch.is_empty() {
-        log.append(batch).await.expect("the log takes it");
+        log.append(batch).await?;
     }
-    bytes
+    Ok(bytes)
 }
 
 /// The value of `"subject"`, if one can be seen.

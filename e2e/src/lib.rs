@@ -8,6 +8,7 @@
 pub mod activity;
 pub mod claude_code;
 pub mod parts;
+pub mod pipeline;
 pub mod process;
 pub mod simulation;
 

@@ -122,6 +122,30 @@ impl S3 {
         self.data.path().join("data")
     }
 
+    /// kill -9 of the server.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn kill(&self) {
+        script("s3.sh", &self.environment, &["kill"]);
+    }
+
+    /// Starts the server again on its data.
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    pub fn restart(&self) {
+        script("s3.sh", &self.environment, &["start"]);
+    }
+
+    /// Stops it without closing its connections (SIGSTOP), or lets it go on.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn hang(&self, hangs: bool) {
+        script("s3.sh", &self.environment, &[if hangs { "pause" } else { "resume" }]);
+    }
+
     /// The `AWS_*` environment of its clients.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {

@@ -14,7 +14,7 @@ use crate::layout::{percent_decode, percent_encode};
 pub struct DataFile {
     /// Path below the table's folder.
     pub path: String,
-    /// Length [bytes].
+    /// Length (bytes).
     pub size_bytes: u64,
     /// Rows.
     pub rows: u64,
@@ -22,7 +22,7 @@ pub struct DataFile {
     pub partition_value: Option<Date>,
     /// What is known of its columns.
     pub stats: FileStats,
-    /// When it was written [ms since 1970-01-01T00:00:00Z].
+    /// When it was written (ms since 1970-01-01T00:00:00Z).
     pub(crate) written_ms: i64,
     /// Version of the snapshot that it was read in; 0 where it was not.
     pub(crate) seen: i64,
@@ -124,13 +124,13 @@ fn date(days: i32) -> Option<Date> {
 }
 
 impl DataFile {
-    /// Greatest value of a time column can be no greater [µs].
+    /// Greatest value of a time column can be no greater (µs).
     #[must_use]
     pub fn max_time_us(&self, column: &str) -> Option<i64> {
         self.stats.columns.get(column)?.max.as_ref()?.int()
     }
 
-    /// The smallest value of a time column can be no less [µs].
+    /// The smallest value of a time column can be no less (µs).
     #[must_use]
     pub fn min_time_us(&self, column: &str) -> Option<i64> {
         self.stats.columns.get(column)?.min.as_ref()?.int()

@@ -170,7 +170,7 @@ impl Place {
         Self { store, local: None, id, clock: Arc::new(wall_clock), chance }
     }
 
-    /// Now [ms since 1970-01-01T00:00:00Z], for the log.
+    /// Now (ms since 1970-01-01T00:00:00Z), for the log.
     pub(crate) fn now_ms(&self) -> i64 {
         (self.clock)().as_millisecond()
     }

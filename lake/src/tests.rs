@@ -82,7 +82,7 @@ async fn f04_f07_a_zombie_is_fenced_on_a_stale_head_and_on_a_fresh_one() {
 }
 
 #[tokio::test]
-async fn f04_a_new_owner_goes_on_from_anothers_commit_on_a_head_that_is_older() {
+async fn f04_a_new_owner_goes_on_with_a_head_from_before_the_last_one() {
     let table = lake(Arc::new(InMemory::new())).table(&EVENTS);
     let mut before = table.create_if_missing().await.expect("created");
     let mut after = before.clone();

@@ -45,7 +45,7 @@ use crate::{Error, Result};
 const SLICE_ROWS: usize = 1024;
 /// Rows in a Parquet row group, at most.
 const PARQUET_GROUP_ROWS: usize = 64 * 1024;
-/// Encoded size of a Parquet row group, at most [bytes].
+/// Encoded size of a Parquet row group, at most (bytes).
 const PARQUET_GROUP_BYTES: usize = 32 << 20;
 
 /// A format of results.

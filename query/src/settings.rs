@@ -90,9 +90,9 @@ impl Settings {
 /// Limits of a [`crate::Catalog`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Memory of all running queries together [bytes].
+    /// Memory of all running queries together (bytes).
     pub memory_bytes: usize,
-    /// Spill space of all running queries together [bytes]; 0 forbids spilling.
+    /// Spill space of all running queries together (bytes); 0 forbids spilling.
     pub spill_bytes: u64,
     /// How old the known version of a table may be.
     pub snapshot_age_max: Duration,

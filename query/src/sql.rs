@@ -21,7 +21,7 @@ use datafusion::{
 
 use crate::{Error, Result};
 
-/// Longest statement [bytes].
+/// Longest statement (bytes).
 pub const MAX_SQL_BYTES: usize = 256 * 1024;
 /// Deepest nesting of a statement; the parser recurses.
 const MAX_SQL_DEPTH: usize = 64;

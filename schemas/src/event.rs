@@ -17,11 +17,11 @@ use crate::{
     tables::event_column,
 };
 
-/// Longest event, as JSON text [bytes].
+/// Longest event, as JSON text (bytes).
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
-/// How far a client's clock may be ahead of the server's before the event is refused [µs]: one day.
+/// How far a client's clock may be ahead of the server's before the event is refused (µs): one day.
 pub const FUTURE_TOLERANCE_US: i64 = 24 * 3600 * 1_000_000;
-/// Earliest plausible event time, 2000-01-01T00:00:00Z [µs].
+/// Earliest plausible event time, 2000-01-01T00:00:00Z (µs).
 pub const EARLIEST_TIME_US: i64 = 946_684_800_000_000;
 /// Most characters of an attribute that has no field of its own.
 pub const MAX_EXT_CHARS: usize = 256;
@@ -135,7 +135,7 @@ pub enum Value<'a> {
     Bool(bool),
     /// Decimal(20,6), unscaled: 1.5 is 1,500,000.
     Decimal(i128),
-    /// UTC [µs].
+    /// UTC (µs).
     Time(i64),
 }
 
@@ -242,7 +242,7 @@ fn attribute(name: &str) -> Attribute {
     }
 }
 
-/// Decodes one CloudEvent in structured JSON. `latest_us` is the latest plausible event time [µs]: the server's clock
+/// Decodes one CloudEvent in structured JSON. `latest_us` is the latest plausible event time (µs): the server's clock
 /// when it took the record, plus [`FUTURE_TOLERANCE_US`].
 ///
 /// # Errors

@@ -58,7 +58,7 @@ pub static UNKNOWN_SCHEMA: &str = include_str!("../events/unknown.json");
 pub enum FieldType {
     /// Text of at most this many characters.
     Text {
-        /// Inclusive [characters].
+        /// Inclusive (characters).
         max_chars: usize,
     },
     /// One of these texts.

@@ -47,7 +47,7 @@ pub(crate) fn run(steps: &mut Steps) {
     steps.step("clippy, and all dependencies", || clippy(&ourselves.with_file_name("daybook")));
     steps.step("rustdoc, and the libraries", || {
         let mut command = cargo();
-        command.args(["test", "--release", "--quiet", "--workspace", "--doc"]);
+        command.args(["test", "--release", "--quiet", "--no-fail-fast", "--workspace", "--doc"]);
         succeeds(command.env("RUSTDOC", &ourselves).env(RUSTDOC, "1"))
     });
 }

@@ -1,4 +1,4 @@
-//! What decides whether a change lands: what `.ci/run` runs. The lints are in `cargo xtask check`.
+//! Everything that decides whether a change is good: what `.ci/run` runs.
 
 use crate::{
     check,
@@ -7,16 +7,19 @@ use crate::{
 };
 
 pub(crate) fn run(steps: &mut Steps) {
-    steps.step("install kafka", || Part::Kafka.install());
-    check::fmt(steps);
-    // The command line's own job: counts that do not reconcile end it with an error.
-    let mut demo = cargo();
-    demo.args(["run", "--release", "--package", "daybook", "--", "demo", "--once"]);
-    steps.step("demo --once", || succeeds(&mut demo));
-    let mut all = cargo();
-    all.args(["test", "--release", "--no-fail-fast"]);
-    for package in ["daybook-schemas", "daybook-query", "daybook-e2e"] {
-        all.args(["--package", package]);
+    for part in Part::FOR_TESTS {
+        steps.step(&format!("install {}", part.name()), || part.install());
     }
-    steps.tests("contract, query, simulation, real Kafka", all.envs(parts::environment()));
+    check::run(steps);
+    let test = |rest: &[&str]| {
+        let mut command = cargo();
+        command.args(["test", "--release", "--no-fail-fast"]).args(rest).envs(parts::environment());
+        command
+    };
+    steps.tests("unit, property and contract tests", &mut test(&["--workspace", "--exclude", "daybook-e2e"]));
+    // e2e starts the binary by its path; cargo would build it only for tests of its own package.
+    steps.step("build daybook", || succeeds(cargo().args(["build", "--release", "--package", "daybook"])));
+    // One after the other: each starts servers of its own, and a broker is enough for two cores.
+    let e2e = ["--package", "daybook-e2e", "--", "--test-threads=1"];
+    steps.tests("e2e: real Kafka, S3, other engines", &mut test(&e2e));
 }

@@ -37,7 +37,8 @@ async fn main() {
         };
         Arc::new(KafkaLog::open(&settings).expect("the settings are sound"))
     };
-    let bytes = activity::append(open("fill").as_ref(), activity::generator(options.events)).await;
+    let bytes =
+        activity::append(open("fill").as_ref(), activity::generator(options.events)).await.expect("the log takes it");
     let log = open("fill");
     let mut records = 0;
     for partition in 0..PARTITIONS {

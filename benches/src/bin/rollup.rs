@@ -66,7 +66,7 @@ async fn fill(url: &str, folder: &Path, events: u64) {
     let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
     let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
     let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
-    activity::append(log.as_ref(), activity::generator(events)).await;
+    activity::append(log.as_ref(), activity::generator(events)).await.expect("the log takes it");
     let lake = Lake::open(url, &[]).expect("a folder is a lake");
     let registry = prometheus::Registry::new();
     let worker =

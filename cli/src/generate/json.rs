@@ -99,7 +99,7 @@ fn push_uuid(out: &mut Vec<u8>, uuid: u128) {
     }
 }
 
-/// A UUIDv7 (RFC 9562 §5.7) of this instant [µs].
+/// A UUIDv7 (RFC 9562 §5.7) of this instant (µs).
 pub(super) fn uuid_v7(unix_us: i64, random: u128) -> u128 {
     let ms = (unix_us / 1000) as u128;
     (ms << 80) | (7 << 76) | (((random >> 64) & 0xfff) << 64) | (0b10 << 62) | (random & ((1 << 62) - 1))

@@ -129,7 +129,7 @@ struct Shift {
     later: VecDeque<Session>,
 }
 
-/// A record that arrives later than it could have: (arrival [µs], serial number, record).
+/// A record that arrives later than it could have: (arrival (µs), serial number, record).
 type Waiting = Reverse<(i64, u64, Generated)>;
 
 /// Generates records in order of arrival.
@@ -147,7 +147,7 @@ pub struct Generator {
     weight_spent: u128,
     shifts: Vec<Option<Shift>>,
     free: Vec<usize>,
-    /// (time of the next event [µs], shift)
+    /// (time of the next event (µs), shift)
     agenda: BinaryHeap<Reverse<(i64, usize)>>,
     waiting: BinaryHeap<Waiting>,
     serial: u64,
@@ -206,7 +206,7 @@ impl Generator {
         u128::from(weight.max(u64::from(last_resort)))
     }
 
-    /// The instant at which a day's shifts must be on the agenda [µs]: before the day begins anywhere (UTC+14, and an hour).
+    /// The instant at which a day's shifts must be on the agenda (µs): before the day begins anywhere (UTC+14, and an hour).
     fn load_at(&self) -> Option<i64> {
         if self.days_loaded >= u64::from(self.config.days) {
             return None;

@@ -72,15 +72,15 @@ pub(super) struct Session {
     language: &'static str,
     turns: i64,
     started_us: i64,
-    /// Time of the next event [µs].
+    /// Time of the next event (µs).
     pub(super) at_us: i64,
     end_us: i64,
     /// Events still to come.
     pub(super) remaining: u64,
-    /// From the previous event to this one [µs].
+    /// From the previous event to this one (µs).
     gap_us: i64,
     offset_minutes: i64,
-    /// Offline: all of it arrives at this instant or later [µs].
+    /// Offline: all of it arrives at this instant or later (µs).
     pub(super) arrives_us: Option<i64>,
 }
 
@@ -186,7 +186,7 @@ impl Session {
         }
     }
 
-    /// Writes the next event and moves on. Returns (its time [µs], JSON).
+    /// Writes the next event and moves on. Returns (its time (µs), JSON).
     pub(super) fn next_event(&mut self, random: &mut Random, install: &mut Install) -> (i64, Vec<u8>) {
         let step = self.step(random, install.client);
         let at_us = self.at_us;

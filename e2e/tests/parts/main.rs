@@ -3,5 +3,6 @@
 
 mod bad_input;
 mod claude_code;
+mod demo;
 mod log_contract;
 mod pipeline;

@@ -207,7 +207,7 @@ impl Assertions {
         Self { org, now, headers }
     }
 
-    /// Latest plausible time of an event [µs].
+    /// Latest plausible time of an event (µs).
     fn latest_us(&self) -> i64 {
         self.now.as_microsecond().saturating_add(schemas::event::FUTURE_TOLERANCE_US)
     }

@@ -138,6 +138,7 @@ impl EventBuffer {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn rows(&self) -> usize {
         self.keys.len()
     }

@@ -9,7 +9,7 @@ use schemas::{DEAD_LETTERS, event::Rejection, tables::DEAD_LETTER_COLUMNS};
 use super::{buffer::date, columns::GrowingColumn, decode};
 use crate::log::Record;
 
-/// Longest value that is kept [bytes]; the whole length is recorded beside it.
+/// Longest value that is kept (bytes); the whole length is recorded beside it.
 pub(crate) const MAX_KEPT_BYTES: usize = 1024 * 1024;
 const DAY_US: i64 = 86_400_000_000;
 

@@ -14,7 +14,7 @@ use crate::{headers, log::Record};
 pub(crate) struct Origin<'a> {
     /// Organisation, from the credential.
     pub(crate) org: &'a str,
-    /// When the collector took it; the log's own append time where no collector did [µs].
+    /// When the collector took it; the log's own append time where no collector did (µs).
     pub(crate) recorded_us: i64,
     /// Who saw it.
     pub(crate) vantage: &'static str,
@@ -37,7 +37,7 @@ pub(crate) fn decode_record(record: &Record) -> Result<(Origin<'_>, Event<'_>), 
     Ok((Origin { org, recorded_us, vantage }, event))
 }
 
-/// When the server took the record [µs].
+/// When the server took the record (µs).
 pub(crate) fn recorded_us(record: &Record) -> i64 {
     header(record, headers::RECORDED_TIME)
         .and_then(|text| text.parse::<Timestamp>().ok())

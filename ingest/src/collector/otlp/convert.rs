@@ -27,7 +27,7 @@ const UNITS_MAX: u64 = 1_000;
 pub(super) struct Source<'a> {
     pub(super) org: &'a OrgId,
     pub(super) resource: &'a [KeyValue],
-    /// Latest plausible time [µs].
+    /// Latest plausible time (µs).
     pub(super) latest_us: i64,
 }
 

@@ -209,7 +209,7 @@ async fn what_is_sent_again_has_the_same_ids() {
     }
 }
 
-/// The captured cumulative metrics with another active time [s] and number of sessions.
+/// The captured cumulative metrics with another active time (s) and number of sessions.
 fn totals(active: f64, sessions: i64) -> Vec<u8> {
     let mut request: ExportMetricsServiceRequest =
         serde_json::from_slice(cumulative()[1].body).expect("captured from an exporter");
