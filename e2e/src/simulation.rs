@@ -109,6 +109,7 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
         rebalance_one_in: *[0, 0, 20, 200].choose(&mut rng).expect("not empty"),
         hole_one_in: *[0, 10].choose(&mut rng).expect("not empty"),
         fail_append_one_in: *[0, 8].choose(&mut rng).expect("not empty"),
+        poll: Duration::from_millis(1),
     };
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let faults = FaultyStore::new(memory.clone(), seed);

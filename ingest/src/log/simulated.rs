@@ -33,12 +33,22 @@ pub struct Schedule {
     pub hole_one_in: u32,
     /// One in so many appends fails, with none, some or all of its records appended.
     pub fail_append_one_in: u32,
+    /// What a poll takes. On a paused clock it must be more than nothing: else time stands still for as long as there is
+    /// anything to read, and with it everything that happens by age.
+    pub poll: Duration,
 }
 
 impl Default for Schedule {
     /// A log without faults: 4 partitions, polls of up to 100 records.
     fn default() -> Self {
-        Self { kafka_partitions: 4, max_poll_records: 100, rebalance_one_in: 0, hole_one_in: 0, fail_append_one_in: 0 }
+        Self {
+            kafka_partitions: 4,
+            max_poll_records: 100,
+            rebalance_one_in: 0,
+            hole_one_in: 0,
+            fail_append_one_in: 0,
+            poll: Duration::ZERO,
+        }
     }
 }
 
@@ -72,8 +82,6 @@ struct Partition {
     high: i64,
 }
 
-/// What a poll takes.
-const POLL: Duration = Duration::from_millis(1);
 /// 2026-01-01T00:00:00Z.
 const START_MS: i64 = 1_767_225_600_000;
 
@@ -236,9 +244,9 @@ impl Source for Shared {
     }
 
     async fn read(&self, wanted: &BTreeMap<i32, i64>) -> Result<Vec<Record>> {
-        // A poll takes time. Without it a paused clock would stand still for as long as there is anything to read, and with
-        // it everything that happens by age.
-        tokio::time::sleep(POLL).await;
+        if !self.schedule.poll.is_zero() {
+            tokio::time::sleep(self.schedule.poll).await;
+        }
         let mut state = self.lock();
         let State { rng, partitions, .. } = &mut *state;
         // What is left of each partition; a random one gives the next record.

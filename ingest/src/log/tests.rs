@@ -25,6 +25,7 @@ async fn contract_on_unkind_logs() {
             rebalance_one_in: 20,
             hole_one_in: 10,
             fail_append_one_in: 4,
+            poll: std::time::Duration::ZERO,
         };
         show_seed(seed);
         contract::check(&SimulatedLog::new(seed, schedule)).await;
@@ -178,6 +179,7 @@ fn run(seed: u64, ops: &[Op]) {
         rebalance_one_in: 15,
         hole_one_in: 8,
         fail_append_one_in: 6,
+        poll: std::time::Duration::ZERO,
     };
     let log = SimulatedLog::new(seed, schedule);
     let positions = FixedPositions::new(BTreeMap::new());
