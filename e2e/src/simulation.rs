@@ -1,6 +1,6 @@
 //! Deterministic simulation of log, workers and object store: crashes, rebalances, store faults, zombies; then the oracle.
 //!
-//! All chance comes from one seed, and time is tokio's paused clock, so a seed repeats its run. Workers are the real ones, on
+//! The schedule comes from one seed, and time is tokio's paused clock. Workers are the real ones, on
 //! the simulated log and on an in-memory object store that fails. A crash drops a worker wherever it awaits: between any
 //! two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
 //!

@@ -10,10 +10,3 @@ fn two_hundred_seeds_keep_every_record_exactly_once() {
     }
     assert!(crashes > 100, "the seeds must crash workers, {crashes} is too few");
 }
-
-#[test]
-fn a_seed_repeats_its_run() {
-    for seed in [3, 11, 42] {
-        assert_eq!(e2e::simulation::run(seed), e2e::simulation::run(seed));
-    }
-}
