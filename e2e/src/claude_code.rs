@@ -64,8 +64,8 @@ impl Daybook {
     }
 }
 
-/// Counted by hand in the captured bodies of the session that `parts/claude.sh` scripts: one session, the prompt "ping", two requests of 120 input and 25 output tokens,
-/// 900 read from the cache and 30 written, at $0.001862 each, and one Bash call that a rule allowed.
+/// Counted by hand in the captured bodies of the session that `parts/claude.sh` scripts: one session, the prompt "ping",
+/// two requests of 120 input and 25 output tokens, 900 read from the cache and 30 written, at $0.001862 each, and one Bash call that a rule allowed.
 #[must_use]
 pub fn by_hand() -> Value {
     json!({

@@ -1,15 +1,14 @@
-//! Deterministic simulation of log, workers and object store: crashes, rebalances, store faults, zombies; then the oracle.
+//! Simulation of log, workers and object store: crashes, rebalances, store faults, zombies; then the oracle.
 //!
-//! The schedule comes from one seed, and time is tokio's paused clock. Workers are the real ones, on
-//! the simulated log and on an in-memory object store that fails. A crash drops a worker wherever it awaits: between any
-//! two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
+//! The schedule comes from one seed, and time is tokio's paused clock. Not all of the runtime's own choices are seeded: a
+//! seed runs much the same, not exactly. Workers are the real ones, on the simulated log and on an in-memory object store
+//! that fails. A crash drops a worker wherever it awaits: between any two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
 //!
 //! The oracle, at the end, with faults healed: rows of `events` + rows of `dead_letters` = records of the log, each
 //! exactly once; every commit's rows lie within the offsets that it covers, and those offsets join up without overlap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     sync::Arc,
     time::Duration,
 };
@@ -47,8 +46,6 @@ pub struct Summary {
     pub crashes: usize,
     /// Versions of `events`.
     pub versions: usize,
-    /// Digest of the whole outcome: equal for equal seeds.
-    pub digest: u64,
 }
 
 /// Runs one seed.
@@ -275,17 +272,7 @@ async fn check(lake: &Lake, memory: &Arc<dyn ObjectStore>, log: &SimulatedLog) -
         return Err(format!("{at:?} is in a table, but was never in the log"));
     }
     let versions = check_intervals(memory).await?;
-    let mut digest = 0xcbf2_9ce4_8422_2325_u64;
-    let mut text = String::new();
-    for at in events.keys().chain(letters.keys()) {
-        text.clear();
-        write!(text, "{at:?}").expect("a string takes all");
-        for byte in text.bytes() {
-            digest = (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    digest ^= versions as u64;
-    Ok(Summary { records: wanted.len(), rows: events.len(), dead_letters: letters.len(), crashes: 0, versions, digest })
+    Ok(Summary { records: wanted.len(), rows: events.len(), dead_letters: letters.len(), crashes: 0, versions })
 }
 
 /// Each partition's `next_offset` goes up from commit to commit, and never twice to the same.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! test = parts install ─► check ─► unit, property, contract and doc tests ─► e2e
-//! check = fmt ─► cargo-deny ─► spelling ─► shell scripts ─► clippy
+//! check = fmt ─► cargo-deny ─► unused dependencies ─► spelling ─► shell scripts ─► clippy ─► rustdoc
 //! sim, faults, bench = a binary of e2e or benches, in the release profile
 //! ```
 #![allow(clippy::print_stdout, reason = "a tool for the command line")]
@@ -31,7 +31,7 @@ usage: cargo xtask COMMAND
   parts up|down [PART...]     start or stop them for work by hand: kafka s3 (both by default)
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
-  sim [--seeds N] [--seed S]  the deterministic simulation
+  sim [--seeds N] [--seed S]  the simulation
   faults [--minutes N] [--seed S]
                               fault injection on real parts
   claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook

@@ -1,4 +1,4 @@
-//! `cargo xtask sim --seeds N [--seed S]`: runs the simulation on N seeds from S on; a failing seed prints the command that repeats it.
+//! `cargo xtask sim --seeds N [--seed S]`: runs the simulation on N seeds from S on; a failing seed prints the command for its schedule.
 #![allow(clippy::print_stdout, reason = "a tool for the command line")]
 
 use clap::Parser;
@@ -44,6 +44,6 @@ fn main() {
 }
 
 fn fail(seed: u64, fault: &str) -> ! {
-    println!("seed {seed}: {fault}\nrepeat it: cargo xtask sim --seeds 1 --seed {seed}");
+    println!("seed {seed}: {fault}\nits schedule again: cargo xtask sim --seeds 1 --seed {seed}");
     std::process::exit(1);
 }
