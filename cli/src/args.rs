@@ -61,6 +61,8 @@ pub(crate) enum Command {
     Generate(GenerateArgs),
     /// Compute the daily rollup, or show how far it is
     Rollup(RollupArgs),
+    /// Merge small files, write log checkpoints, clean up: one round of what `serve --role maintain` does
+    Maintain(MaintainArgs),
     /// Ask SQL over the tables `events`, `rollup_daily` and `dead_letters`
     Query(QueryArgs),
     /// Organisations
@@ -111,6 +113,8 @@ pub(crate) enum Role {
     Aggregate,
     /// Answers questions over HTTP
     Query,
+    /// Merges small files, writes log checkpoints, deletes what nobody needs any more
+    Maintain,
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +242,21 @@ pub(crate) enum RollupCommand {
     Run(Output),
     /// Show how far the rollup is behind the events
     Status(Output),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook maintain                        merge small files, write log checkpoints
+  daybook maintain --vacuum --format json also delete old log entries, replaced files and files of no commit
+
+Safe beside running services: readers find what they read for `maintain.file-retention`, and writers never wait.")]
+pub(crate) struct MaintainArgs {
+    /// Also clean the log and delete files that no reader and no writer can need any more
+    #[arg(long)]
+    pub(crate) vacuum: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     CommitError, Error,
     file::{DataFile, stats_columns},
-    layout,
+    layout, replay,
     table::{ENGINE, Head, Table, lines},
 };
 
@@ -35,6 +35,9 @@ use crate::{
 const ATTEMPTS_MAX: u32 = 60;
 const BACK_OFF_FIRST_MS: u64 = 5;
 const BACK_OFF_MAX_MS: u64 = 2_000;
+/// A file older than this is not committed (ms): vacuum may have taken it, since no commit had added it. Vacuum keeps such
+/// files for at least twice as long.
+const FILE_AGE_MAX_MS: i64 = 24 * 3600 * 1000;
 /// Longest wait for one answer; after it the outcome is unknown.
 const PUT_MAX: Duration = Duration::from_secs(120);
 
@@ -76,7 +79,11 @@ impl Table {
     /// [`CommitError::Fenced`] and [`CommitError::Conflict`] mean: not committed, and it never will be. After any other, the
     /// change may be in the table all the same; repeated with the same swaps it then is refused as fenced.
     pub async fn commit(&self, head: &mut Head, change: Change) -> Result<i64, CommitError> {
-        if change.remove.iter().any(|file| file.seen > head.version()) {
+        let now_ms = self.place.now_ms();
+        if let Some(file) = change.add.iter().find(|file| now_ms - file.written_ms > FILE_AGE_MAX_MS) {
+            return Err(CommitError::TooOld { path: file.path.clone() });
+        }
+        if change.remove.iter().any(|file| file.seen > head.version()) || replay::outdated(self, &head.state) {
             self.refresh(head).await?;
         }
         // A refusal needs the newest version: what was not there when the head was read may be what the change builds on.
@@ -94,7 +101,7 @@ impl Table {
             let version = head.version() + 1;
             let path = layout::entry(&self.folder, version);
             last = match tokio::time::timeout(PUT_MAX, self.place.put_new(&path, body.clone())).await {
-                Ok(Ok(())) => return Ok(landed(head, &change)),
+                Ok(Ok(())) => return Ok(landed(head, &change, now_ms)),
                 // S3 says so of a 409 too, when nothing landed (F09), and of our own entry, when its client repeated the
                 // request after a lost answer (F05).
                 Ok(Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. })) => None,
@@ -134,7 +141,7 @@ impl Table {
     async fn settle(&self, head: &mut Head, id: &str, change: &Change) -> Result<bool, CommitError> {
         while let Some(entry) = self.entry(head.version() + 1).await? {
             if entry.commit_id() == Some(id) {
-                landed(head, change);
+                landed(head, change, self.place.now_ms());
                 return Ok(true);
             }
             head.state.apply(self, &entry)?;
@@ -164,9 +171,10 @@ impl Table {
 }
 
 /// Moves the head behind our own entry.
-fn landed(head: &mut Head, change: &Change) -> i64 {
+fn landed(head: &mut Head, change: &Change, now_ms: i64) -> i64 {
     let state = &mut head.state;
     state.version += 1;
+    state.read_ms = now_ms;
     for swap in &change.swaps {
         state.txns.insert(swap.app_id.clone(), swap.next);
     }

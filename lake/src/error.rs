@@ -92,6 +92,12 @@ pub enum CommitError {
         /// What clashes.
         detail: String,
     },
+    /// A file was written too long ago: nobody may be sure that it is still there. Write it again.
+    #[error("{path} is too old to be added")]
+    TooOld {
+        /// The file.
+        path: String,
+    },
     /// Others were faster each time, or the store never answered; where `last` is set, the outcome is unknown.
     #[error("not committed after {attempts} attempts")]
     Exhausted {

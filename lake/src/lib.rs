@@ -9,7 +9,7 @@
 //! Invariants:
 //! 1. Rows and the positions that they cover become visible in one table commit, or not at all.
 //! 2. A position moves by compare-and-swap only: no writer moves on what another has moved.
-//! 3. Nothing that a commit may refer to is ever deleted here.
+//! 3. Nothing that a commit may refer to is ever deleted: by a writer not at all, by [`maintain`] only after its retention.
 //! 4. Rows within a file ascend by the table's sort columns.
 //!
 //! Failures that the design rules out: F06 and F32 (no file is deleted by a writer, and none is committed before it is
@@ -20,6 +20,7 @@ mod error;
 mod file;
 mod layout;
 mod log_checkpoint;
+pub mod maintain;
 mod prune;
 mod replay;
 mod scan;

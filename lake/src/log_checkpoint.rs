@@ -1,7 +1,7 @@
 //! Log checkpoints: what spares readers the whole log. Written by the Delta library, read by us, a few columns of it.
 //!
 //! A checkpoint killed half-way leaves an object that the hint does not name yet (or a torn one, which readers pass over);
-//! two at a time write the same content (F10). Log entries are never deleted here (F11).
+//! two at a time write the same content (F10).
 
 use std::{ops::Range, sync::Arc};
 
@@ -44,6 +44,14 @@ impl Table {
         let version = table.version().and_then(|version| i64::try_from(version).ok()).unwrap_or_default();
         let written: [Path; 2] = [layout::checkpoint(self.folder(), version), layout::last_checkpoint(self.folder())];
         self.place().persist(&written).await
+    }
+
+    /// Version of the newest log checkpoint, as the log's hint has it; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where the hint cannot be read.
+    pub async fn last_log_checkpoint(&self) -> Result<Option<i64>> {
+        hint(self).await
     }
 
     /// The table as the Delta library reads it.

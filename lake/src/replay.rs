@@ -24,6 +24,9 @@ pub(crate) const READER_VERSION: i64 = 1;
 pub(crate) const WRITER_VERSION: i64 = 2;
 /// Entries fetched at a time while catching up on many.
 const FETCHED_AHEAD_MAX: usize = 16;
+/// What was read of a log longer ago than this is read anew (ms): the entries behind it may have been cleaned up, and where
+/// they are missing the log would seem to end. Log entries are kept for at least twice as long.
+pub(crate) const KNOWN_AGE_MAX_MS: i64 = 24 * 3600 * 1000;
 /// Removed paths that a head remembers.
 const REMOVED_MAX: usize = 65_536;
 
@@ -42,6 +45,8 @@ pub(crate) struct State {
     /// Path to the version that removed it: all that the versions after `removed_since` did.
     pub(crate) removed: HashMap<String, i64>,
     pub(crate) removed_since: i64,
+    /// When the log's end was last seen (ms).
+    pub(crate) read_ms: i64,
 }
 
 /// One log entry, parsed.
@@ -148,7 +153,7 @@ pub(crate) async fn read(table: &Table, with_files: bool) -> Result<Option<State
         Some(state) => state,
         None => State::empty(with_files),
     };
-    advance(table, &mut state).await?;
+    follow(table, &mut state).await?;
     if state.version < 0 {
         return Ok(None);
     }
@@ -158,15 +163,35 @@ pub(crate) async fn read(table: &Table, with_files: bool) -> Result<Option<State
 
 /// Applies the entries after `state.version`; true where there were any. After an error the state is that of its version.
 pub(crate) async fn advance(table: &Table, state: &mut State) -> Result<bool> {
+    if !outdated(table, state) {
+        return follow(table, state).await;
+    }
+    let fresh = read(table, state.files.is_some()).await?;
+    let fresh = fresh.ok_or_else(|| Error::Missing { table: table.name().to_owned() })?;
+    let moved = fresh.version != state.version;
+    *state = fresh;
+    Ok(moved)
+}
+
+/// Whether `state` is too old to tell where the log ends.
+pub(crate) fn outdated(table: &Table, state: &State) -> bool {
+    (table.place().now_ms() - state.read_ms).abs() > KNOWN_AGE_MAX_MS
+}
+
+async fn follow(table: &Table, state: &mut State) -> Result<bool> {
     let before = state.version;
     // A probe at a time costs a round trip each: a long tail is fetched ever more entries at a time.
     let mut width = 1;
     loop {
+        let now_ms = table.place().now_ms();
         let versions = (1..=width as i64).map(|step| state.version + step);
         let entries = futures::future::join_all(versions.map(|version| table.entry(version))).await;
         for entry in entries {
             // What lies behind the first version that is not there may have come after it was asked for.
-            let Some(entry) = entry? else { return Ok(state.version > before) };
+            let Some(entry) = entry? else {
+                state.read_ms = now_ms;
+                return Ok(state.version > before);
+            };
             state.apply(table, &entry)?;
         }
         width = (width * 2).min(FETCHED_AHEAD_MAX);

@@ -6,7 +6,8 @@ use arrow::{
     array::RecordBatch,
     datatypes::{DataType, SchemaRef},
 };
-use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::StreamExt;
 use jiff::civil::Date;
 use object_store::ObjectStoreExt;
 use parquet::{
@@ -43,8 +44,7 @@ impl Table {
     pub async fn write_file(&self, partition_value: Option<Date>, batches: &[RecordBatch]) -> Result<DataFile> {
         let batches = self.file_batches(partition_value, batches)?;
         let spec = self.spec();
-        let types = stats_columns(spec);
-        let encode = move || encode(spec, &types, &batches);
+        let encode = move || encode(spec, &batches);
         // Encoding takes long for a large buffer; the simulation's runtime has one thread and no need to stay responsive.
         let many_threads =
             tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
@@ -54,8 +54,41 @@ impl Table {
         } else {
             encode()
         };
-        let (bytes, rows, stats) = encoded.map_err(|error| self.misfit(error.to_string()))?;
-        let place = self.place();
+        let (bytes, metadata) = encoded.map_err(|error| self.misfit(error.to_string()))?;
+        self.put_file(partition_value, bytes, &metadata).await
+    }
+
+    /// Writes the rows of `stream` as one file, a batch in memory at a time, and the encoded file. The stream has the
+    /// columns of the table without the partition column, and its order.
+    ///
+    /// # Errors
+    /// Where the stream fails, rows and table do not fit, or the store does not take the file.
+    pub(crate) async fn write_stream(
+        &self,
+        partition_value: Option<Date>,
+        mut stream: SendableRecordBatchStream,
+    ) -> Result<DataFile> {
+        let misfit = |error: ParquetError| self.misfit(error.to_string());
+        let mut writer = writer(self.spec(), &stream.schema()).map_err(misfit)?;
+        while let Some(batch) = stream.next().await {
+            writer.write(&batch.map_err(Error::Scan)?).map_err(misfit)?;
+            // A scan of a warm file never waits; let the other tasks of this thread have their turn.
+            tokio::task::consume_budget().await;
+        }
+        let metadata = writer.finish().map_err(misfit)?;
+        let bytes = std::mem::take(writer.inner_mut());
+        self.put_file(partition_value, bytes, &metadata).await
+    }
+
+    async fn put_file(
+        &self,
+        partition_value: Option<Date>,
+        bytes: Vec<u8>,
+        metadata: &ParquetMetaData,
+    ) -> Result<DataFile> {
+        let (spec, place) = (self.spec(), self.place());
+        let stats = file_stats(&stats_columns(spec), metadata);
+        let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
         let path = layout::data_file(spec.partition_column.zip(partition_value), place.new_id());
         let size_bytes = bytes.len() as u64;
         let location = layout::location(self.folder(), &path);
@@ -125,7 +158,7 @@ fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, 
     for field in schema.fields() {
         let column = || ColumnPath::from(field.name().as_str());
         // Numbers, times and ids hardly repeat: a dictionary would be built and thrown away.
-        if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8) {
+        if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8 | DataType::Utf8View) {
             properties = properties.set_column_dictionary_enabled(column(), false);
         }
         if spec.bloom_columns.contains(&field.name().as_str()) {
@@ -135,19 +168,20 @@ fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, 
     Ok(properties.build())
 }
 
-/// The file's bytes, rows and statistics.
-fn encode(spec: &TableSpec, types: &Types, batches: &[RecordBatch]) -> Result<(Bytes, u64, FileStats), ParquetError> {
-    let schema = batches[0].schema();
+fn writer(spec: &TableSpec, schema: &SchemaRef) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
     // The Arrow schema is left out: readers of other languages see plain Parquet types, whatever was a dictionary here.
-    let options = ArrowWriterOptions::new().with_properties(properties(spec, &schema)?).with_skip_arrow_metadata(true);
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, Arc::clone(&schema), options)?;
+    let options = ArrowWriterOptions::new().with_properties(properties(spec, schema)?).with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)
+}
+
+/// The file's bytes and what its footer says.
+fn encode(spec: &TableSpec, batches: &[RecordBatch]) -> Result<(Vec<u8>, ParquetMetaData), ParquetError> {
+    let mut writer = writer(spec, batches[0].schema_ref())?;
     for batch in batches {
         writer.write(batch)?;
     }
-    let metadata = writer.close()?;
-    let rows = u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
-    Ok((bytes.into(), rows, file_stats(types, &metadata)))
+    let metadata = writer.finish()?;
+    Ok((std::mem::take(writer.inner_mut()), metadata))
 }
 
 /// Statistics of the whole file, from those of its row groups.

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod emit;
 pub(crate) mod generate;
 pub(crate) mod key;
+pub(crate) mod maintain;
 pub(crate) mod org;
 pub(crate) mod query;
 pub(crate) mod rollup;

@@ -133,6 +133,7 @@ fn problem(leaf: &Leaf, known: &[String]) -> Option<String> {
         "collector" => read::<ingest::collector::Settings>(&probe, section),
         "worker" => read::<ingest::worker::Settings>(&probe, section),
         "aggregate" => read::<aggregate::Settings>(&probe, section),
+        "maintain" => read::<lake::maintain::Settings>(&probe, section),
         "query" => read::<query::Settings>(&probe, section),
         "http" => read::<HttpSettings>(&probe, section),
         _ => read::<TelemetrySettings>(&probe, section),
@@ -157,6 +158,10 @@ fn semantic(config: &Config, figment: &Figment) -> Vec<SettingFault> {
         LogKind::Kafka => config.log.kafka().faults().iter().map(|fault| split("log.kafka", fault)).collect::<Vec<_>>(),
     };
     for (key, problem) in log {
+        add(&key, problem);
+    }
+    for fault in config.maintain.faults() {
+        let (key, problem) = split("maintain", &fault);
         add(&key, problem);
     }
     for fault in config.query.faults() {

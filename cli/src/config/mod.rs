@@ -43,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) collector: ingest::collector::Settings,
     pub(crate) worker: ingest::worker::Settings,
     pub(crate) aggregate: aggregate::Settings,
+    pub(crate) maintain: lake::maintain::Settings,
     pub(crate) query: query::Settings,
     pub(crate) http: HttpSettings,
     pub(crate) telemetry: TelemetrySettings,

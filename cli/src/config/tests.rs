@@ -22,6 +22,7 @@ fn the_defaults_are_complete_and_valid() {
     assert_eq!(config.log.embedded().append_buffer, ingest::log::EmbeddedSettings::default().append_buffer);
     assert_eq!(config.log.kafka(), ingest::log::KafkaSettings::default());
     assert_eq!(config.worker, ingest::worker::Settings::default());
+    assert_eq!(config.maintain, lake::maintain::Settings::default());
     insta::assert_snapshot!(show::toml(&defaults()));
 }
 

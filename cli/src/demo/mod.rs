@@ -96,7 +96,7 @@ pub(crate) async fn run(args: &DemoArgs, mut sources: Sources) -> Result<()> {
     let mut times = Times::default();
 
     let clock = Instant::now();
-    let roles = Roles { collector: true, worker: true, query: true, aggregate: false };
+    let roles = Roles { collector: true, worker: true, query: true, ..Roles::default() };
     let parts = Parts::open(&config, roles).await?;
     let log = parts.log.clone().ok_or_else(|| Fault::failed("the demo needs a log"))?;
     let orgs = orgs::prepare(&parts.directory, generator.orgs).await?;

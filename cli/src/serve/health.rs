@@ -86,8 +86,8 @@ async fn missing(uri: Uri) -> Response {
 
 /// 200 where everything that the roles of this process need can be reached, else 503; both say what.
 async fn readyz(State(health): State<Health>) -> Response {
-    let Roles { collector, worker, aggregate, query } = health.roles;
-    let needed = [collector || worker, worker || aggregate || query, collector || aggregate || query];
+    let Roles { collector, worker, aggregate, query, maintain } = health.roles;
+    let needed = [collector || worker, worker || aggregate || query || maintain, collector || aggregate || query];
     let (log, lake, directory) =
         tokio::join!(limited(health.log()), limited(health.lake()), limited(health.directory()));
     let stopping = health.stopping.load(Ordering::Relaxed);

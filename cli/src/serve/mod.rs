@@ -1,7 +1,7 @@
 //! The wiring: roles in one process, started from the configuration, stopped in order.
 //!
 //! ```text
-//!  HTTP ─┬─ collector ─► log ─► worker ─► lake ◄─ aggregate
+//!  HTTP ─┬─ collector ─► log ─► worker ─► lake ◄─ aggregate, maintain
 //!        ├─ query ◄────────────────────── lake
 //!        └─ /healthz /readyz /metrics
 //! ```
@@ -16,7 +16,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use directory::Directory;
 use ingest::{collector, log::Log, worker::Worker};
-use lake::Lake;
+use lake::{Lake, maintain};
 use prometheus::Registry;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::health::Health;
 use crate::{
     args::{Role, ServeArgs},
+    commands::maintain::TABLES,
     config::{Config, Sources},
     fault::{During as _, Fault, Result},
     output, parts, telemetry,
@@ -36,6 +37,7 @@ pub(crate) struct Roles {
     pub(crate) worker: bool,
     pub(crate) aggregate: bool,
     pub(crate) query: bool,
+    pub(crate) maintain: bool,
 }
 
 impl Roles {
@@ -46,6 +48,7 @@ impl Roles {
             worker: has(Role::Worker),
             aggregate: has(Role::Aggregate),
             query: has(Role::Query),
+            maintain: has(Role::Maintain),
         }
     }
 
@@ -55,6 +58,7 @@ impl Roles {
             ("worker", self.worker),
             ("aggregate", self.aggregate),
             ("query", self.query),
+            ("maintain", self.maintain),
         ];
         all.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }
@@ -158,6 +162,9 @@ impl Service {
         if roles.aggregate {
             service.aggregate(config)?;
         }
+        if roles.maintain {
+            service.maintain(config)?;
+        }
         service.http.spawn(async move {
             let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
             serving.await.during("the HTTP server failed")
@@ -184,6 +191,17 @@ impl Service {
         let (lake, settings, stopping) = (self.parts.lake.clone(), config.aggregate.clone(), self.stopping.clone());
         self.roles.spawn(async move {
             aggregate::serve(lake, calendars, settings, parts::now, metrics, stopping).await.during("the rollup failed")
+        });
+        Ok(())
+    }
+
+    fn maintain(&mut self, config: &Config) -> Result<()> {
+        let metrics =
+            maintain::Metrics::register(&self.parts.registry).during("cannot set up maintenance's metrics")?;
+        let (lake, settings, stopping) = (self.parts.lake.clone(), config.maintain.clone(), self.stopping.clone());
+        self.roles.spawn(async move {
+            maintain::serve(lake, TABLES.to_vec(), settings, metrics, stopping).await;
+            Ok(())
         });
         Ok(())
     }

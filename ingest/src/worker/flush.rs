@@ -88,9 +88,14 @@ impl Flusher {
                 }
                 Err(Failure::Store(error)) => error,
             };
+            if matches!(&failure, lake::Error::Commit(error) if matches!(**error, CommitError::TooOld { .. })) {
+                // The store was away for longer than a file without a commit may count on.
+                written = Written::default();
+            }
             self.metrics.flush_retries.inc();
             tracing::warn!(error = &failure as &dyn std::error::Error, ?pause, "flush failed, trying again");
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return Outcome::Abandoned,
             }
