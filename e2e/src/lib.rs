@@ -10,7 +10,6 @@ pub mod claude_code;
 pub mod parts;
 pub mod pipeline;
 pub mod process;
-pub mod simulation;
 
 use std::{net::TcpListener, path::PathBuf};
 

@@ -54,8 +54,9 @@ pub(crate) fn run(steps: &mut Steps) {
 
 /// The folders of the crates.
 fn crates() -> Vec<PathBuf> {
-    let folders = fs::read_dir(root()).into_iter().flatten();
-    let mut folders: Vec<PathBuf> = folders.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let within =
+        |folder: PathBuf| fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let mut folders: Vec<PathBuf> = within(root()).chain(within(root().join("e2e"))).collect();
     folders.retain(|folder| folder.join("Cargo.toml").exists());
     folders.sort();
     folders

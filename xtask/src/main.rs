@@ -12,11 +12,15 @@
 #![allow(clippy::print_stdout, reason = "a tool for the command line")]
 
 mod check;
+mod mutants;
 mod parts;
 mod steps;
 mod test;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
 
 use crate::{parts::Part, steps::Steps};
 
@@ -32,6 +36,7 @@ usage: cargo xtask COMMAND
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
   sim [--seeds N] [--seed S]  the simulation
+  mutants [WORD]              plants bugs, each of which must turn the simulation red; only those whose name has WORD
   faults [--minutes N] [--seed S]
                               fault injection on real parts
   claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook
@@ -60,7 +65,9 @@ fn main() -> ExitCode {
             Some(code) => return code,
             None => return usage(),
         },
-        ["sim", rest @ ..] => return end(run_binary("daybook-e2e", "sim", rest)),
+        ["sim", rest @ ..] => return end(run_binary("daybook-simulation", "sim", rest)),
+        ["mutants"] => return end(mutants::run("")),
+        ["mutants", word] => return end(mutants::run(word)),
         ["faults", rest @ ..] => return end(with_parts(|| run_binary("daybook-e2e", "faults", rest))),
         ["claude"] => return end(Part::Claude.install() && with_parts(|| run_binary("daybook-e2e", "claude", &[]))),
         ["bench", name, rest @ ..] if benches().iter().any(|bench| bench == name) => {
@@ -122,9 +129,17 @@ fn with_parts(run: impl FnOnce() -> bool) -> bool {
 
 /// Runs a binary of `package` with the rest of the command line.
 fn run_binary(package: &str, binary: &str, arguments: &[&str]) -> bool {
-    let mut cargo = steps::cargo();
-    cargo.args(["run", "--release", "--quiet", "--package", package, "--bin", binary, "--"]).args(arguments);
-    steps::succeeds(cargo.envs(parts::environment()))
+    let mut build = steps::cargo();
+    // `daybook` is named so that dependencies have the features they have everywhere else: one tree, compiled once.
+    build.args(["build", "--release", "--quiet", "--package", "daybook", "--package", package, "--bin", binary]);
+    let mut program = Command::new(target().join("release").join(binary));
+    steps::succeeds(&mut build)
+        && steps::succeeds(program.args(arguments).current_dir(root()).envs(parts::environment()))
+}
+
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// What `bench` can run.

@@ -1,35 +1,40 @@
-//! Simulation of log, workers and object store: crashes, rebalances, store faults, zombies; then the oracle.
+//! Simulation of log, workers and object store: crashes, rebalances, retention, store faults, zombies; then the oracle.
 //!
-//! The schedule comes from one seed, and time is tokio's paused clock. Not all of the runtime's own choices are seeded: a
-//! seed runs much the same, not exactly. Workers are the real ones, on the simulated log and on an in-memory object store
-//! that fails. A crash drops a worker wherever it awaits: between any two steps of the write path. A stalled store turns a worker into a zombie: its partitions move on while it waits.
+//! ```text
+//! seed ──► schedule ──► producers ─► SimulatedLog ─► workers (the real ones) ─► FaultyStore ─► store in memory
+//!              └─ crash, hire, rebalance, retention, store faults ─┘                                │
+//!                                                     oracle: every record accounted for once ◄─────┘
+//! ```
 //!
-//! The oracle, at the end, with faults healed: rows of `events` + rows of `dead_letters` = records of the log, each
-//! exactly once; every commit's rows lie within the offsets that it covers, and those offsets join up without overlap.
+//! All chance comes from the seed, and time is tokio's paused clock: a seed repeats its run. A crash drops a worker
+//! wherever it awaits: between any two steps of the write path. A stalled store turns a worker into a zombie: its
+//! partitions move on while it waits.
+
+mod oracle;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    collections::BTreeMap,
+    fmt,
+    num::NonZero,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use arrow::{
-    array::AsArray,
-    compute::cast,
-    datatypes::{DataType, Int32Type, Int64Type},
-};
 use bytes::Bytes;
-use futures::TryStreamExt;
 use ingest::{
     headers,
     log::{Append, Log, Schedule, SimulatedLog},
-    worker::{Settings, Worker, progress},
+    worker::{PartitionProgress, Settings, Worker, progress},
 };
-use lake::{Lake, testing::FaultyStore};
-use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory, path::Path};
+use lake::{Lake, maintain, testing::FaultyStore};
+use object_store::{ObjectStore, memory::InMemory};
 use rand::{Rng, SeedableRng, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
-use schemas::{DEAD_LETTERS, EVENTS, TableSpec};
+use schemas::{DEAD_LETTERS, EVENTS};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -42,10 +47,34 @@ pub struct Summary {
     pub rows: usize,
     /// Rows of `dead_letters`.
     pub dead_letters: usize,
+    /// Offsets that retention took before they were read, and that a commit names as lost.
+    pub gap_offsets: usize,
     /// Workers killed.
     pub crashes: usize,
     /// Versions of `events`.
     pub versions: usize,
+}
+
+impl Summary {
+    fn add(&mut self, other: &Self) {
+        self.records += other.records;
+        self.rows += other.rows;
+        self.dead_letters += other.dead_letters;
+        self.gap_offsets += other.gap_offsets;
+        self.crashes += other.crashes;
+        self.versions += other.versions;
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { records, rows, dead_letters, gap_offsets, crashes, versions } = self;
+        write!(
+            f,
+            "{records} records = {rows} events, {dead_letters} dead letters and {gap_offsets} that retention took first \
+             (dead letters among them count twice); {crashes} crashes, {versions} table versions"
+        )
+    }
 }
 
 /// Runs one seed.
@@ -58,6 +87,39 @@ pub struct Summary {
 pub fn run(seed: u64) -> Result<Summary, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
     runtime.expect("a runtime for one thread").block_on(simulate(seed))
+}
+
+/// Runs many seeds, as many at once as there are cores, and adds up what they did.
+///
+/// # Errors
+/// The first fault that is met: which promise was broken, and the command that repeats it.
+pub fn run_all(seeds: Range<u64>) -> Result<Summary, String> {
+    let (next, total) = (AtomicU64::new(seeds.start), Mutex::new(Ok(Summary::default())));
+    let settled = || total.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        while settled().is_ok() {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let outcome = std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|_| Err("panicked".to_owned()));
+            let mut total = settled();
+            match (outcome, total.as_mut()) {
+                (Ok(summary), Ok(total)) => total.add(&summary),
+                (Err(fault), _) => {
+                    *total =
+                        Err(format!("seed {seed}: {fault}\nto repeat it: cargo xtask sim --seeds 1 --seed {seed}"));
+                }
+                (_, Err(_)) => {}
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(work);
+        }
+    });
+    total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// 2026-01-01T00:00:00Z.
@@ -88,6 +150,21 @@ impl Crew {
             }
         });
         self.members.push((member, stop));
+    }
+
+    /// A round of maintenance, beside everything else. It may fail, and it may be in the way of no one.
+    fn compact(&self) {
+        // Log checkpoints are the Delta library's, which needs threads.
+        let settings =
+            maintain::Settings { files_min: 3, checkpoint_commits: i64::MAX, ..maintain::Settings::default() };
+        let lake = self.lake.clone();
+        tokio::spawn(async move {
+            for spec in [&EVENTS, &DEAD_LETTERS] {
+                if let Err(error) = lake.maintain(spec, &settings, false).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "maintenance failed");
+                }
+            }
+        });
     }
 
     async fn crash(&mut self, index: usize) {
@@ -128,6 +205,8 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
     for _ in 0..size {
         crew.hire();
     }
+    let overtakes = rng.random_range(0..4) == 0;
+    let compacts = rng.random_range(0..4) == 0;
     let mut crashes = 0;
     let mut number = 0_u64;
     for _ in 0..rng.random_range(10..60) {
@@ -141,6 +220,8 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
             6 if crew.members.len() < 4 => crew.hire(),
             7 => log.rebalance(rng.random()),
             8 => faults.set(*[0, 5, 20, 60].choose(&mut rng).expect("not empty")),
+            9 if compacts => crew.compact(),
+            _ if overtakes => overtake(&log, &mut rng, schedule.kafka_partitions).await,
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
@@ -161,16 +242,23 @@ async fn simulate(seed: u64) -> Result<Summary, String> {
             .map_err(|_| "a worker did not stop within 600 simulated seconds".to_owned())?
             .map_err(|error| format!("a worker panicked: {error}"))?;
     }
-    let mut summary = check(&clean, &memory, &log).await?;
+    let mut summary = oracle::check(&clean, &memory, &log, overtakes).await?;
     summary.crashes = crashes;
     Ok(summary)
 }
 
 /// Waits until every record is in a table commit.
 async fn settle(lake: &Lake, log: &SimulatedLog) -> Result<(), String> {
+    let mut reachable: BTreeMap<i32, i64> = BTreeMap::new();
+    for record in log.records() {
+        // One past the last record; a hole at the end of a partition can never be covered.
+        let end = reachable.entry(record.kafka_partition).or_default();
+        *end = (*end).max(record.offset + 1);
+    }
+    let done = |at: &PartitionProgress| at.next_offset >= reachable.get(&at.kafka_partition).copied().unwrap_or(0);
     for _ in 0..20_000 {
         if let Ok(progress) = progress(lake, log).await
-            && progress.iter().all(|partition| partition.next_offset >= reachable(log, partition.kafka_partition))
+            && progress.iter().all(done)
         {
             return Ok(());
         }
@@ -180,12 +268,12 @@ async fn settle(lake: &Lake, log: &SimulatedLog) -> Result<(), String> {
     Err(format!("no progress for 2,000 simulated seconds with all faults healed: {progress:?}"))
 }
 
-/// One past the last record of a partition; a hole at its end can never be covered.
-fn reachable(log: &SimulatedLog, kafka_partition: i32) -> i64 {
-    let records = log.records();
-    let last =
-        records.iter().filter(|record| record.kafka_partition == kafka_partition).map(|record| record.offset).max();
-    last.map_or(0, |offset| offset + 1)
+/// Retention takes some of what a partition holds, read or not.
+async fn overtake(log: &SimulatedLog, rng: &mut ChaCha8Rng, partitions: i32) {
+    let partition = rng.random_range(0..partitions);
+    if let Ok((low, high)) = log.offsets(partition).await {
+        log.retain_from(partition, rng.random_range(low..=high));
+    }
 }
 
 async fn produce(log: &SimulatedLog, rng: &mut ChaCha8Rng, number: &mut u64, partitions: i32) {
@@ -220,93 +308,4 @@ async fn produce(log: &SimulatedLog, rng: &mut ChaCha8Rng, number: &mut u64, par
     if rng.random_range(0..8) == 0 {
         log.append_raw(rng.random_range(0..partitions), None, None, Vec::new());
     }
-}
-
-type Offsets = BTreeMap<(i32, i64), usize>;
-
-/// How often each (partition, offset) is in the table.
-async fn offsets(lake: &Lake, spec: &'static TableSpec, memory: &Arc<dyn ObjectStore>) -> Result<Offsets, String> {
-    let snapshot =
-        lake.table(spec).snapshot().await.map_err(|error| format!("{} cannot be read: {error}", spec.name))?;
-    let mut found = Offsets::new();
-    for file in &snapshot.files {
-        let path = Path::from(format!("lake/{}/{}", spec.name, file.path));
-        let bytes = memory.get(&path).await.map_err(|error| format!("a committed file is gone: {error}"))?;
-        let bytes = bytes.bytes().await.map_err(|error| error.to_string())?;
-        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(bytes)
-            .and_then(parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::build)
-            .map_err(|error| format!("a committed file is torn: {error}"))?;
-        for batch in reader {
-            let batch = batch.map_err(|error| error.to_string())?;
-            let column = |name: &str, kind: &DataType| {
-                let array = batch.column_by_name(name).ok_or_else(|| format!("{name} is missing"))?;
-                cast(array, kind).map_err(|error| error.to_string())
-            };
-            let partitions = column("log_partition", &DataType::Int32)?;
-            let offsets = column("log_offset", &DataType::Int64)?;
-            let (partitions, offsets) = (partitions.as_primitive::<Int32Type>(), offsets.as_primitive::<Int64Type>());
-            for row in 0..partitions.len() {
-                *found.entry((partitions.value(row), offsets.value(row))).or_default() += 1;
-            }
-        }
-    }
-    Ok(found)
-}
-
-async fn check(lake: &Lake, memory: &Arc<dyn ObjectStore>, log: &SimulatedLog) -> Result<Summary, String> {
-    let events = offsets(lake, &EVENTS, memory).await?;
-    let letters = offsets(lake, &DEAD_LETTERS, memory).await?;
-    let mut wanted = BTreeSet::new();
-    for record in log.records() {
-        let at = (record.kafka_partition, record.offset);
-        wanted.insert(at);
-        match (events.get(&at).copied().unwrap_or(0), letters.get(&at).copied().unwrap_or(0)) {
-            (1, 0) | (0, 1) => {}
-            (0, 0) => return Err(format!("record {at:?} is lost")),
-            (rows, dead) => {
-                return Err(format!("record {at:?} stands {rows} times in events, {dead} times in dead_letters"));
-            }
-        }
-    }
-    if let Some(at) = events.keys().chain(letters.keys()).find(|at| !wanted.contains(*at)) {
-        return Err(format!("{at:?} is in a table, but was never in the log"));
-    }
-    let versions = check_intervals(memory).await?;
-    Ok(Summary { records: wanted.len(), rows: events.len(), dead_letters: letters.len(), crashes: 0, versions })
-}
-
-/// Each partition's `next_offset` goes up from commit to commit, and never twice to the same.
-async fn check_intervals(memory: &Arc<dyn ObjectStore>) -> Result<usize, String> {
-    let prefix = Path::from("lake/events/_delta_log");
-    let entries: Vec<_> = memory.list(Some(&prefix)).try_collect().await.map_err(|error| error.to_string())?;
-    let mut paths: Vec<Path> =
-        entries.into_iter().map(|entry| entry.location).filter(|path| path.as_ref().ends_with(".json")).collect();
-    paths.sort();
-    let mut next: BTreeMap<String, i64> = BTreeMap::new();
-    let mut commits = BTreeSet::new();
-    for path in &paths {
-        let bytes = memory
-            .get(path)
-            .await
-            .map_err(|error| error.to_string())?
-            .bytes()
-            .await
-            .map_err(|error| error.to_string())?;
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let action: serde_json::Value = serde_json::from_slice(line).map_err(|error| format!("{path}: {error}"))?;
-            if let Some(txn) = action.get("txn") {
-                let (app, version) = (txn["appId"].to_string(), txn["version"].as_i64().unwrap_or(-1));
-                let before = next.insert(app.clone(), version).unwrap_or(0);
-                if version <= before {
-                    return Err(format!("{path}: {app} goes from {before} to {version}"));
-                }
-            }
-            if let Some(add) = action.get("add")
-                && !commits.insert(add["path"].to_string())
-            {
-                return Err(format!("{path}: the file {} was committed twice", add["path"]));
-            }
-        }
-    }
-    Ok(paths.len())
 }

@@ -7,14 +7,18 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 pub(super) struct Group {
     state: Mutex<State>,
     /// Counts whatever a waiting consumer may be interested in. A version counter cannot lose a wake-up (F14).
-    changes: watch::Sender<u64>,
+    version: AtomicU64,
+    /// Wakes in the order of waiting, unlike tokio's `watch`, which draws lots: a simulation has to repeat itself.
+    waiting: Notify,
 }
 
 struct State {
@@ -46,7 +50,7 @@ impl Group {
             rotation: 0,
             bounced: BTreeSet::new(),
         };
-        Self { state: Mutex::new(state), changes: watch::Sender::new(0) }
+        Self { state: Mutex::new(state), version: AtomicU64::new(0), waiting: Notify::new() }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -55,11 +59,26 @@ impl Group {
 
     /// Something was appended, or freed, or the group changed.
     pub(super) fn changed(&self) {
-        self.changes.send_modify(|version| *version += 1);
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.waiting.notify_waiters();
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    /// Read before looking at group or log, so that a change during the look ends the wait at once.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Waits until the version is another than `seen`. Cancel-safe.
+    pub(super) async fn changed_since(&self, seen: u64) {
+        loop {
+            let mut notified = pin!(self.waiting.notified());
+            // Enlisted before the version is compared: a change in between wakes us.
+            notified.as_mut().enable();
+            if self.version() != seen {
+                return;
+            }
+            notified.await;
+        }
     }
 
     pub(super) fn join(&self) -> u64 {

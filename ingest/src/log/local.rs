@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use super::group::{Group, Step};
 use super::{Consumer, Event, Positions, Record, Result};
@@ -29,7 +28,6 @@ pub(super) struct LocalConsumer<S: Source> {
     source: Arc<S>,
     positions: Arc<dyn Positions>,
     member: u64,
-    changes: watch::Receiver<u64>,
     /// Next offset to hand out, per owned and announced partition.
     next: BTreeMap<i32, i64>,
     /// Taken from the group, but the table's position is not known yet.
@@ -38,9 +36,8 @@ pub(super) struct LocalConsumer<S: Source> {
 
 impl<S: Source> LocalConsumer<S> {
     pub(super) fn join(source: Arc<S>, positions: Arc<dyn Positions>) -> Self {
-        let changes = source.group().changes();
         let member = source.group().join();
-        Self { source, positions, member, changes, next: BTreeMap::new(), taken: Vec::new() }
+        Self { source, positions, member, next: BTreeMap::new(), taken: Vec::new() }
     }
 
     /// The first partition whose position lies outside the log.
@@ -102,12 +99,11 @@ impl<S: Source> Consumer for LocalConsumer<S> {
     async fn next(&mut self) -> Result<Event> {
         self.source.before_next();
         loop {
-            // Marked as seen before looking, so that a change during the look ends the wait at once.
-            self.changes.borrow_and_update();
+            let seen = self.source.group().version();
             if let Some(event) = self.try_next().await? {
                 return Ok(event);
             }
-            self.changes.changed().await.map_err(|_| super::Error::Closed)?;
+            self.source.group().changed_since(seen).await;
         }
     }
 

@@ -151,6 +151,7 @@ impl Worker {
                     Err(error) if error.is_retryable() => {
                         tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the log is away, trying again");
                         tokio::select! {
+                            biased;
                             () = tokio::time::sleep(pause) => {}
                             () = shutdown.cancelled() => break,
                         }

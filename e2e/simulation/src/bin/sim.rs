@@ -1,4 +1,4 @@
-//! `cargo xtask sim --seeds N [--seed S]`: runs the simulation on N seeds from S on; a failing seed prints the command for its schedule.
+//! `cargo xtask sim --seeds N [--seed S]`: runs the simulation on N seeds from S on; a failing seed prints the command that repeats it.
 #![allow(clippy::print_stdout, reason = "a tool for the command line")]
 
 use clap::Parser;
@@ -25,25 +25,11 @@ fn main() {
             .without_time()
             .init();
     }
-    let (mut records, mut crashes, mut versions) = (0, 0, 0);
-    for seed in options.seed..options.seed + options.seeds {
-        match std::panic::catch_unwind(|| e2e::simulation::run(seed)) {
-            Ok(Ok(summary)) => {
-                records += summary.records;
-                crashes += summary.crashes;
-                versions += summary.versions;
-            }
-            Ok(Err(fault)) => fail(seed, &fault),
-            Err(_) => fail(seed, "panicked"),
+    match simulation::run_all(options.seed..options.seed + options.seeds) {
+        Ok(summary) => println!("{} seeds: {summary}", options.seeds),
+        Err(fault) => {
+            println!("{fault}");
+            std::process::exit(1);
         }
     }
-    println!(
-        "{} seeds: {records} records, {crashes} crashes, {versions} table versions, every record exactly once",
-        options.seeds
-    );
-}
-
-fn fail(seed: u64, fault: &str) -> ! {
-    println!("seed {seed}: {fault}\nits schedule again: cargo xtask sim --seeds 1 --seed {seed}");
-    std::process::exit(1);
 }
