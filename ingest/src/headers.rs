@@ -1,6 +1,8 @@
 //! Headers of a log record: what the server asserts about an event. They come from the credential and the server's
 //! clock; nothing of the kind is ever read from the payload.
 
+/// All of them.
+pub(crate) const ALL: [&str; 3] = [ORG, RECORDED_TIME, VANTAGE];
 /// Organisation id.
 pub const ORG: &str = "daybook-org";
 /// When the collector took the event: RFC 3339, µs, UTC.

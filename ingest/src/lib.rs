@@ -7,6 +7,7 @@
 //! The collector and the worker never call each other: they meet in the log. rdkafka is named in `log::kafka` alone.
 
 pub mod collector;
+pub mod dead_letters;
 pub mod headers;
 pub mod log;
 pub mod worker;

@@ -15,6 +15,15 @@ pub struct OrgId(String);
 pub struct InvalidOrgId(String);
 
 impl OrgId {
+    /// Whether `text` is an organisation id.
+    #[must_use]
+    pub fn is_valid(text: &str) -> bool {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        (1..=64).contains(&text.len())
+            && text.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
+            && plain(text.as_bytes()[0])
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -26,11 +35,11 @@ impl FromStr for OrgId {
     type Err = InvalidOrgId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        let valid = (1..=64).contains(&text.len())
-            && text.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
-            && plain(text.as_bytes()[0]);
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidOrgId(text.chars().take(80).collect())) }
+        if Self::is_valid(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidOrgId(text.chars().take(80).collect()))
+        }
     }
 }
 

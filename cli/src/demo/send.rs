@@ -111,7 +111,7 @@ pub(super) async fn past_the_collector(log: &dyn Log) -> Result<u64> {
         value: Bytes::from_static(value.as_bytes()),
         headers: [(headers::RECORDED_TIME, Some(recorded.clone())), (headers::ORG, org.map(str::to_owned))]
             .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), Bytes::from(value?))))
+            .filter_map(|(name, value)| Some((name.into(), Bytes::from(value?))))
             .collect(),
     };
     let records = vec![

@@ -34,7 +34,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::{
     headers,
-    log::{Append, Log},
+    log::{Append, Headers, Log},
 };
 
 mod auth;
@@ -193,12 +193,12 @@ struct Assertions {
     org: OrgId,
     /// Recorded time.
     now: Timestamp,
-    headers: Vec<(String, Bytes)>,
+    headers: Headers,
 }
 
 impl Assertions {
     fn new(org: OrgId, now: Timestamp, vantage: &'static str) -> Self {
-        let header = |name: &str, value: String| (name.to_owned(), Bytes::from(value));
+        let header = |name: &'static str, value: String| (name.into(), Bytes::from(value));
         let headers = vec![
             header(headers::ORG, org.to_string()),
             header(headers::RECORDED_TIME, format!("{now:.6}")),

@@ -2,11 +2,13 @@
 //!
 //! A buffer lives as long as any of its records; a consumer that keeps single records for long (dead letters) should copy them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::Record;
+use crate::headers;
 
 type Span = Range<u32>;
 
@@ -95,11 +97,12 @@ impl BatchBuilder {
     pub(super) fn finish(self) -> Vec<Record> {
         let buffer = Bytes::from(self.buffer);
         let slice = |span: &Span| buffer.slice(span.start as usize..span.end as usize);
-        let name = |span: &Span| {
+        let name = |span: &Span| -> Cow<'static, str> {
             let bytes = &buffer[span.start as usize..span.end as usize];
-            str::from_utf8(bytes).expect("pushed as str").to_owned()
+            let known = headers::ALL.iter().find(|name| name.as_bytes() == bytes);
+            known.map_or_else(|| str::from_utf8(bytes).expect("pushed as str").to_owned().into(), |name| (*name).into())
         };
-        let headers = &self.headers;
+        let spans = &self.headers;
         self.rows
             .into_iter()
             .map(|row| Record {
@@ -107,7 +110,7 @@ impl BatchBuilder {
                 offset: row.offset,
                 key: row.key.as_ref().map(slice),
                 value: row.value.as_ref().map(slice),
-                headers: headers[row.headers.start as usize..row.headers.end as usize]
+                headers: spans[row.headers.start as usize..row.headers.end as usize]
                     .iter()
                     .map(|(key, value)| (name(key), slice(value)))
                     .collect(),

@@ -164,7 +164,7 @@ fn sample(index: usize) -> Append {
         _ => Bytes::from(format!("{{\"n\":{index}}}")),
     };
     let headers = [("daybook-org", "acme".to_owned()), ("n", index.to_string()), ("n", String::new())];
-    let headers = headers.into_iter().map(|(name, value)| (name.to_owned(), Bytes::from(value))).collect();
+    let headers = headers.into_iter().map(|(name, value)| (name.into(), Bytes::from(value))).collect();
     Append { key: Bytes::from(format!("acme/user-{}", index % KEYS)), value, headers }
 }
 

@@ -27,6 +27,7 @@
 //! | F18, F19 | when the buffer is full the partitions are paused and polling goes on |
 //! | F24 | the identity holds the topic *id*: a recreated topic starts from its own beginning |
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -122,6 +123,9 @@ impl Error {
     }
 }
 
+/// Headers of a record, in the producer's order; names may repeat. The names that are ours cost no allocation.
+pub type Headers = Vec<(Cow<'static, str>, Bytes)>;
+
 /// One record as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -133,8 +137,8 @@ pub struct Record {
     pub key: Option<Bytes>,
     /// `None` = a tombstone. Shares one buffer with the other records of its batch.
     pub value: Option<Bytes>,
-    /// In the producer's order; names may repeat. A header without a value is given as empty.
-    pub headers: Vec<(String, Bytes)>,
+    /// A header without a value is given as empty.
+    pub headers: Headers,
     /// When it was appended (or created, where the topic says so), milliseconds since the Unix epoch. -1 = unknown.
     pub append_time_ms: i64,
 }
@@ -154,7 +158,7 @@ pub struct Append {
     /// The event, as the client sent it.
     pub value: Bytes,
     /// What the server asserts.
-    pub headers: Vec<(String, Bytes)>,
+    pub headers: Headers,
 }
 
 /// What a [`Consumer`] reports, in order.

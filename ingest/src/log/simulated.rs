@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::group::Group;
 use super::local::{LocalConsumer, Source};
-use super::{Append, Consumer, Error, Log, Positions, Record, Result, kafka_partition_of};
+use super::{Append, Consumer, Error, Headers, Log, Positions, Record, Result, kafka_partition_of};
 
 /// How unkind the simulated log is. "One in 0" means never.
 #[derive(Debug, Clone)]
@@ -111,7 +111,7 @@ impl SimulatedLog {
         kafka_partition: i32,
         key: Option<bytes::Bytes>,
         value: Option<bytes::Bytes>,
-        headers: Vec<(String, bytes::Bytes)>,
+        headers: Headers,
     ) -> i64 {
         let mut state = self.shared.lock();
         let offset = state.push(kafka_partition, key, value, headers);
@@ -196,7 +196,7 @@ impl State {
         kafka_partition: i32,
         key: Option<bytes::Bytes>,
         value: Option<bytes::Bytes>,
-        headers: Vec<(String, bytes::Bytes)>,
+        headers: Headers,
     ) -> i64 {
         self.now_ms += 1;
         let append_time_ms = self.now_ms;

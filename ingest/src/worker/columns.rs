@@ -1,15 +1,17 @@
 //! Growing columns. A column is padded with nulls only when it gets its next value, so that the many columns that an
 //! event does not use cost nothing.
 
-use std::sync::Arc;
+use std::{hash::BuildHasher, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, Int32Builder, Int64Builder, StringBuilder,
-        StringDictionaryBuilder, TimestampMicrosecondBuilder, new_null_array,
+        Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, DictionaryArray, Int32Array, Int32Builder,
+        Int64Builder, StringArray, StringBuilder, TimestampMicrosecondBuilder, new_null_array,
     },
+    buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Int32Type},
 };
+use hashbrown::{DefaultHashBuilder, HashTable};
 use schemas::{Column, ColumnType, event::Value};
 
 /// Text columns whose values seldom repeat: a dictionary would cost and save nothing.
@@ -17,13 +19,69 @@ const HIGH_CARDINALITY: &[&str] = &["suggestion_id", "usage_event_id", "trace_pa
 
 enum Builder {
     Text(StringBuilder),
-    Dictionary(StringDictionaryBuilder<Int32Type>),
+    Dictionary(Dictionary),
     Int(Int64Builder),
     Int32(Int32Builder),
     Bool(BooleanBuilder),
     Decimal(Decimal128Builder),
     Time(TimestampMicrosecondBuilder),
     Binary(BinaryBuilder),
+}
+
+/// Texts under construction, each distinct one kept once. arrow's own builder hashes with a keyed hash and keeps a bit for
+/// each null: this one is twice as fast where columns are many and texts short.
+#[derive(Default)]
+struct Dictionary {
+    hasher: DefaultHashBuilder,
+    /// Numbers of the texts, by their hash.
+    table: HashTable<i32>,
+    /// Where each text ends in `bytes`.
+    ends: Vec<i32>,
+    bytes: Vec<u8>,
+    /// A row's text by its number; -1 is null.
+    keys: Vec<i32>,
+}
+
+impl Dictionary {
+    fn append_nulls(&mut self, count: usize) {
+        self.keys.resize(self.keys.len() + count, -1);
+    }
+
+    fn append_value(&mut self, text: &str) {
+        let Self { hasher, table, ends, bytes, keys } = self;
+        let hash = hasher.hash_one(text.as_bytes());
+        let known = |ends: &[i32], bytes: &[u8], number: i32| {
+            let number = number as usize;
+            let start = if number == 0 { 0 } else { ends[number - 1] as usize };
+            &bytes[start..ends[number] as usize] == text.as_bytes()
+        };
+        let number = match table.find(hash, |number| known(ends, bytes, *number)) {
+            Some(number) => *number,
+            None => {
+                let number = i32::try_from(ends.len()).expect("a buffer holds fewer than 2^31 rows");
+                bytes.extend_from_slice(text.as_bytes());
+                ends.push(i32::try_from(bytes.len()).expect("a buffer is flushed far below 2 GiB"));
+                table.insert_unique(hash, number, |number| {
+                    let number = *number as usize;
+                    let start = if number == 0 { 0 } else { ends[number - 1] as usize };
+                    hasher.hash_one(&bytes[start..ends[number] as usize])
+                });
+                number
+            }
+        };
+        keys.push(number);
+    }
+
+    /// The array; empties itself.
+    fn finish(&mut self) -> DictionaryArray<Int32Type> {
+        let taken = std::mem::take(self);
+        let nulls = NullBuffer::from_iter(taken.keys.iter().map(|key| *key >= 0));
+        let nulls = (nulls.null_count() > 0).then_some(nulls);
+        let offsets: Vec<i32> = std::iter::once(0).chain(taken.ends).collect();
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+        let texts = StringArray::new(offsets, Buffer::from(taken.bytes), None);
+        DictionaryArray::new(Int32Array::new(taken.keys.into(), nulls), Arc::new(texts))
+    }
 }
 
 /// One column under construction.
@@ -43,16 +101,16 @@ impl GrowingColumn {
     pub(crate) fn new(column: &Column) -> Self {
         let dictionary = column.column_type == ColumnType::Text && !HIGH_CARDINALITY.contains(&column.name);
         let builder = match column.column_type {
-            ColumnType::Text if dictionary => Builder::Dictionary(StringDictionaryBuilder::new()),
-            ColumnType::Text => Builder::Text(StringBuilder::new()),
-            ColumnType::Int => Builder::Int(Int64Builder::new()),
-            ColumnType::Int32 | ColumnType::Date => Builder::Int32(Int32Builder::new()),
-            ColumnType::Bool => Builder::Bool(BooleanBuilder::new()),
+            ColumnType::Text if dictionary => Builder::Dictionary(Dictionary::default()),
+            ColumnType::Text => Builder::Text(StringBuilder::with_capacity(0, 0)),
+            ColumnType::Int => Builder::Int(Int64Builder::with_capacity(0)),
+            ColumnType::Int32 | ColumnType::Date => Builder::Int32(Int32Builder::with_capacity(0)),
+            ColumnType::Bool => Builder::Bool(BooleanBuilder::with_capacity(0)),
             ColumnType::Decimal => {
-                Builder::Decimal(Decimal128Builder::new().with_data_type(ColumnType::Decimal.arrow()))
+                Builder::Decimal(Decimal128Builder::with_capacity(0).with_data_type(ColumnType::Decimal.arrow()))
             }
-            ColumnType::Time => Builder::Time(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
-            ColumnType::Binary => Builder::Binary(BinaryBuilder::new()),
+            ColumnType::Time => Builder::Time(TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC")),
+            ColumnType::Binary => Builder::Binary(BinaryBuilder::with_capacity(0, 0)),
         };
         let data_type = if dictionary {
             DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))

@@ -84,7 +84,7 @@ fn headers(record: &Record) -> String {
     let map: BTreeMap<&str, String> = record
         .headers
         .iter()
-        .map(|(key, value)| (key.as_str(), String::from_utf8_lossy(&value[..value.len().min(4096)]).into_owned()))
+        .map(|(key, value)| (key.as_ref(), String::from_utf8_lossy(&value[..value.len().min(4096)]).into_owned()))
         .collect();
     serde_json::to_string(&map).expect("texts are always JSON")
 }

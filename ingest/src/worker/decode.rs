@@ -1,10 +1,9 @@
 //! From a log record to an event or a dead letter. Pure: same record, same outcome, whoever decodes it and whenever,
 //! so that a record met twice (crash, zombie) can never end once as an event and once as a dead letter.
 
-use jiff::Timestamp;
 use schemas::{
     OrgId,
-    event::{Cause, Event, FUTURE_TOLERANCE_US, Rejection, decode},
+    event::{Cause, Event, FUTURE_TOLERANCE_US, Rejection, decode, parse_time},
 };
 
 use crate::{headers, log::Record};
@@ -24,7 +23,7 @@ pub(crate) struct Origin<'a> {
 pub(crate) fn decode_record(record: &Record) -> Result<(Origin<'_>, Event<'_>), Rejection> {
     let recorded_us = recorded_us(record);
     let org = header(record, headers::ORG)
-        .filter(|org| org.parse::<OrgId>().is_ok())
+        .filter(|org| OrgId::is_valid(org))
         .ok_or_else(|| Rejection::new(Cause::NoOrganisation, None, "the record carries no organisation header"))?;
     let value = record.value.as_deref().unwrap_or_default();
     let event = decode(value, recorded_us.saturating_add(FUTURE_TOLERANCE_US))?;
@@ -40,13 +39,13 @@ pub(crate) fn decode_record(record: &Record) -> Result<(Origin<'_>, Event<'_>), 
 /// When the server took the record (µs).
 pub(crate) fn recorded_us(record: &Record) -> i64 {
     header(record, headers::RECORDED_TIME)
-        .and_then(|text| text.parse::<Timestamp>().ok())
-        .map_or_else(|| record.append_time_ms.max(0).saturating_mul(1000), Timestamp::as_microsecond)
+        .and_then(parse_time)
+        .unwrap_or_else(|| record.append_time_ms.max(0).saturating_mul(1000))
 }
 
 /// The organisation header, if it is one.
 pub(crate) fn organisation(record: &Record) -> Option<&str> {
-    header(record, headers::ORG).filter(|org| org.parse::<OrgId>().is_ok())
+    header(record, headers::ORG).filter(|org| OrgId::is_valid(org))
 }
 
 fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {

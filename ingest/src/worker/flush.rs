@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
+use futures::{FutureExt, StreamExt};
 use jiff::civil::Date;
 use lake::{Change, CommitError, DataFile, Head, Swap, Table};
 use tokio::sync::Mutex;
@@ -15,6 +16,8 @@ use super::{
     positions::app_id,
 };
 
+/// Files that are encoded and put at once.
+const FILES_AT_ONCE: usize = 4;
 /// Longest pause between two tries.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
@@ -107,10 +110,16 @@ impl Flusher {
         if !batch.dead_letters.is_empty() {
             self.commit_dead_letters(batch, written).await?;
         }
+        let mut files = Vec::new();
         for (day, rows) in &batch.events[written.events.len()..] {
-            let rows = std::slice::from_ref(rows);
-            written.events.push(self.events.table.write_file(Some(*day), rows).await.map_err(Failure::Store)?);
+            files.push(self.events.table.write_file(Some(*day), std::slice::from_ref(rows)).boxed());
         }
+        let mut files = futures::stream::iter(files).buffered(FILES_AT_ONCE);
+        while let Some(file) = files.next().await {
+            // In their order: what an earlier try has written is not written again.
+            written.events.push(file.map_err(Failure::Store)?);
+        }
+        drop(files);
         let mut metrics = serde_json::Map::new();
         metrics.insert("rows".into(), written.events.iter().map(|file| file.rows).sum::<u64>().into());
         metrics.insert("deadLetters".into(), batch.dead_letters.len().into());

@@ -30,6 +30,7 @@ mod tests;
 #[allow(clippy::module_inception, reason = "the file that holds the loop is named after its room")]
 mod worker;
 
+pub(crate) use decode::decode_record;
 pub use positions::{PartitionProgress, progress};
 pub use worker::{Settings, Worker};
 

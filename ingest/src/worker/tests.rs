@@ -138,3 +138,51 @@ fn dead_letters_keep_cause_origin_and_bytes() {
     assert_eq!(all[&9], ("too_large".into(), MAX_KEPT_BYTES as i64 + 5, MAX_KEPT_BYTES));
     assert!(batches.iter().all(|(_, batch)| texts(batch, "topic").iter().all(|topic| topic == "topic")));
 }
+
+/// Not a bar: `daybook generate --events 200000 --out FILE`, then
+/// `EVENTS=FILE cargo test --release -p daybook-ingest -- --ignored --nocapture measure_stages`.
+#[test]
+#[ignore = "a measurement"]
+fn measure_stages() {
+    use std::{io::Write as _, time::Instant};
+    let text = std::fs::read(std::env::var_os("EVENTS").expect("EVENTS names a file")).expect("readable");
+    let records: Vec<Record> = text
+        .split(|byte| *byte == b'\n')
+        .enumerate()
+        .map(|(at, line)| record(at as i64, "acme", line.to_vec()))
+        .collect();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let lake = lake::Lake::open("memory://", &[]).expect("a lake");
+    let table = lake.table(&schemas::EVENTS);
+    let mut out = std::io::stderr();
+    for _ in 0..3 {
+        let each = |started: Instant| started.elapsed().as_nanos() / records.len() as u128;
+        let started = Instant::now();
+        let events = records.iter().filter(|record| decode_record(record).is_ok()).count();
+        let decode = each(started);
+        let mut buffer = EventBuffer::new();
+        let started = Instant::now();
+        for record in &records {
+            if let Ok((origin, event)) = decode_record(record) {
+                buffer.push(record, &origin, &event);
+            }
+        }
+        let push = each(started) - decode;
+        let started = Instant::now();
+        let days = buffer.take();
+        let take = each(started);
+        let started = Instant::now();
+        let mut bytes = 0;
+        for (day, rows) in &days {
+            let rows = std::slice::from_ref(rows);
+            bytes += runtime.block_on(table.write_file(Some(*day), rows)).expect("written").size_bytes;
+        }
+        let write = each(started);
+        writeln!(
+            out,
+            "{events} events in {} files of {bytes} bytes; ns each: decode {decode}, push {push}, sort {take}, write {write}",
+            days.len()
+        )
+        .unwrap();
+    }
+}

@@ -29,13 +29,18 @@ pub struct Settings {
     pub flush_bytes: ByteSize,
     /// A buffer is flushed this long after its first record, however small. Bounds freshness; more commits cost more files.
     pub flush_age: SignedDuration,
+    /// Threads that decode. More than one only while records come by the thousand; each of them makes files of its own.
+    pub decode_threads: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { flush_bytes: ByteSize::mib(128), flush_age: SignedDuration::from_secs(1) }
+        Self { flush_bytes: ByteSize::mib(128), flush_age: SignedDuration::from_secs(1), decode_threads: 2 }
     }
 }
+
+/// A further thread decodes where there are as many records for each.
+const RECORDS_A_THREAD: usize = 1_024;
 
 /// What a partition has come to, in this worker.
 struct Position {
@@ -47,7 +52,8 @@ struct Position {
 
 /// What is filling up for the next flush.
 struct Filling {
-    events: EventBuffer,
+    /// One for each thread that decodes; all but the first are empty while records are few.
+    events: Vec<EventBuffer>,
     dead_letters: Vec<DeadLetter>,
     dead_letter_bytes: usize,
     gaps: Vec<(i32, i64, i64)>,
@@ -56,17 +62,11 @@ struct Filling {
 
 impl Filling {
     fn new() -> Self {
-        Self {
-            events: EventBuffer::new(),
-            dead_letters: Vec::new(),
-            dead_letter_bytes: 0,
-            gaps: Vec::new(),
-            since: None,
-        }
+        Self { events: Vec::new(), dead_letters: Vec::new(), dead_letter_bytes: 0, gaps: Vec::new(), since: None }
     }
 
     fn bytes(&self) -> usize {
-        self.events.bytes() + self.dead_letter_bytes
+        self.events.iter().map(EventBuffer::bytes).sum::<usize>() + self.dead_letter_bytes
     }
 }
 
@@ -93,6 +93,9 @@ impl Worker {
         topic: &str,
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
+        if settings.decode_threads == 0 {
+            return Err(Error::Settings { setting: "decode-threads", detail: "takes at least 1".into() });
+        }
         if settings.flush_bytes.as_u64() == 0 || settings.flush_age <= SignedDuration::ZERO {
             let setting = if settings.flush_bytes.as_u64() == 0 { "flush-bytes" } else { "flush-age" };
             return Err(Error::Settings { setting, detail: "takes more than nothing".into() });
@@ -215,9 +218,7 @@ impl Worker {
                 }
             }
             Event::Records(records) => {
-                for record in records {
-                    self.take_record(record);
-                }
+                self.take_records(records).await;
                 let bytes = i64::try_from(self.filling.bytes()).unwrap_or(i64::MAX);
                 self.flusher.metrics.buffered_bytes.set(bytes);
             }
@@ -225,25 +226,52 @@ impl Worker {
         Ok(())
     }
 
-    fn take_record(&mut self, record: Record) {
-        let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return };
-        if record.offset < position.next {
-            // The log hands out nothing twice; a record that it does is already in the buffer or the table.
+    /// Decodes records into the buffer, on several threads where there are many.
+    async fn take_records(&mut self, mut records: Vec<Record>) {
+        let mut bytes = 0;
+        records.retain(|record| {
+            let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return false };
+            if record.offset < position.next {
+                // The log hands out nothing twice; a record that it does is already in the buffer or the table.
+                return false;
+            }
+            position.next = record.offset + 1;
+            bytes += record.value.as_ref().map_or(0, |value| value.len());
+            true
+        });
+        if records.is_empty() {
             return;
         }
-        position.next = record.offset + 1;
-        let length = record.value.as_ref().map_or(0, |value| value.len());
-        self.flusher.metrics.log_bytes.inc_by(length as u64);
+        self.flusher.metrics.log_bytes.inc_by(bytes as u64);
         self.filling.since.get_or_insert_with(Instant::now);
-        let rejection = match decode_record(&record) {
-            Ok((origin, event)) => {
-                self.filling.events.push(&record, &origin, &event);
-                return;
+        // A simulation has one thread.
+        let many_threads =
+            tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
+        let threads = if many_threads { self.settings.decode_threads } else { 1 };
+        let threads = threads.min(records.len() / RECORDS_A_THREAD).max(1);
+        let share = records.len().div_ceil(threads);
+        let mut buffers = std::mem::take(&mut self.filling.events);
+        buffers.resize_with(threads.max(buffers.len()), EventBuffer::new);
+        let idle = buffers.split_off(threads);
+        let mut elsewhere = Vec::new();
+        for buffer in buffers.drain(1..) {
+            let part = records.split_off(records.len().saturating_sub(share));
+            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer)));
+        }
+        let here = buffers.into_iter().map(|buffer| decode_all(std::mem::take(&mut records), buffer));
+        let mut decoded: Vec<_> = here.collect();
+        for part in elsewhere {
+            decoded.push(part.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())));
+        }
+        for (buffer, letters) in decoded {
+            self.filling.events.push(buffer);
+            for letter in letters {
+                let length = letter.record.value.as_ref().map_or(0, |value| value.len());
+                self.filling.dead_letter_bytes += length + 512;
+                self.filling.dead_letters.push(letter);
             }
-            Err(rejection) => rejection,
-        };
-        self.filling.dead_letter_bytes += length + 512;
-        self.filling.dead_letters.push(DeadLetter { record, rejection });
+        }
+        self.filling.events.extend(idle);
     }
 
     /// Hands what is filling to a flush; nothing happens where nothing is.
@@ -261,8 +289,8 @@ impl Worker {
         }
         let flusher = self.flusher.clone();
         self.flushing = Some(tokio::spawn(async move {
-            let batch =
-                Batch { events: filling.events.take(), dead_letters: filling.dead_letters, spans, gaps: filling.gaps };
+            let events = filling.events.iter_mut().flat_map(EventBuffer::take).collect();
+            let batch = Batch { events, dead_letters: filling.dead_letters, spans, gaps: filling.gaps };
             flusher.flush(batch).await
         }));
     }
@@ -322,6 +350,22 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Puts the records that are events into `buffer`; gives it back, with the others.
+fn decode_all(records: Vec<Record>, mut buffer: EventBuffer) -> (EventBuffer, Vec<DeadLetter>) {
+    let mut letters = Vec::new();
+    for record in records {
+        let rejection = match decode_record(&record) {
+            Ok((origin, event)) => {
+                buffer.push(&record, &origin, &event);
+                continue;
+            }
+            Err(rejection) => rejection,
+        };
+        letters.push(DeadLetter { record, rejection });
+    }
+    (buffer, letters)
 }
 
 async fn open(lake: &Lake, spec: &'static TableSpec) -> Result<Target, Error> {

@@ -13,13 +13,17 @@ mod data;
 mod envelope;
 mod rejection;
 mod scalars;
+mod time;
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
 use self::envelope::Envelope;
-pub use self::rejection::{Cause, Rejection};
+pub use self::{
+    rejection::{Cause, Rejection},
+    time::parse_time,
+};
 use crate::scan::{ObjectError, object};
 
 /// Longest event, as JSON text (bytes).

@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
-use jiff::Timestamp;
-
-use super::{Cause, EARLIEST_TIME_US, MAX_EXT_CHARS, Rejection};
+use super::{Cause, EARLIEST_TIME_US, MAX_EXT_CHARS, Rejection, parse_time};
 use crate::{registry::Registry, scan::Scalar};
 
 /// Most attributes without a field of their own.
@@ -104,10 +102,8 @@ pub(super) fn int(name: Name<'_>, scalar: &Scalar<'_>, min: i64, max: i64) -> Re
 
 pub(super) fn time(name: Name<'_>, scalar: &Scalar<'_>) -> Result<i64, Rejection> {
     let Scalar::Text(text) = scalar else { return Err(wrong_type(name, "an RFC 3339 time")) };
-    let time: Timestamp = text
-        .parse()
-        .map_err(|_| wrong_type(name, "an RFC 3339 time with an offset, e.g. 2026-03-04T05:06:07.123456Z"))?;
-    let time = time.as_microsecond();
+    let form = "an RFC 3339 time with an offset, e.g. 2026-03-04T05:06:07.123456Z";
+    let time = parse_time(text).ok_or_else(|| wrong_type(name, form))?;
     if time < EARLIEST_TIME_US {
         let detail = format!("`{name}` lies before 2000-01-01; check the client's clock");
         return Err(name.rejected(Cause::OutOfRange, detail));

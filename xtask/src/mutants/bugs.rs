@@ -109,11 +109,6 @@ pub(super) static BUGS: &[Bug] = &[
         edits: &[("found.get(&partition).copied().unwrap_or(0))", "found.get(&partition).map_or(0, |next| next + 1))")],
     },
     Bug {
-        name: "reading starts at the log's beginning, whatever is stored (F03)",
-        file: LOCAL,
-        edits: &[("found.get(&partition).copied().unwrap_or(0))", "0 * found.len() as i64)")],
-    },
-    Bug {
         name: "swaps are not checked (F07)",
         file: COMMIT,
         edits: &[("if found != swap.expected {", "if found < 0 {")],

@@ -59,7 +59,7 @@ async fn what_is_accepted_reaches_the_log_as_it_was_sent() {
             ["acme/acct:u1", "acme/acct:u1", "acme/ä/ö"].map(str::as_bytes)
         );
         for record in records {
-            let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_str(), value.as_ref())).collect();
+            let headers: Vec<_> = record.headers.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
             let expected = [
                 ("daybook-org", "acme"),
                 ("daybook-recorded-time", "2026-11-23T12:00:00.123456Z"),

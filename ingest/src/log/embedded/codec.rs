@@ -129,7 +129,7 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(key: Vec<u8>, value: Vec<u8>, headers: Vec<(String, Vec<u8>)>, time: i64, cut: prop::sample::Index) {
-            let headers: Vec<_> = headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect();
+            let headers: Vec<_> = headers.into_iter().map(|(name, value)| (name.into(), Bytes::from(value))).collect();
             let record = Append { key: key.into(), value: value.into(), headers };
             let bytes = encode(&record, time);
             let mut batch = BatchBuilder::default();

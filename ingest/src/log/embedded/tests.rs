@@ -18,7 +18,7 @@ fn open_in(dir: &Path, partitions: i32) -> Result<EmbeddedLog> {
 }
 
 fn record(number: usize) -> Append {
-    let headers = vec![("n".to_owned(), Bytes::from(number.to_string()))];
+    let headers = vec![("n".into(), Bytes::from(number.to_string()))];
     Append { key: Bytes::from(format!("key-{number}")), value: Bytes::from(vec![b'x'; 100]), headers }
 }
 
