@@ -164,3 +164,17 @@ async fn f06_vacuum_takes_what_is_replaced_or_was_never_added_and_nothing_else()
     assert!(matches!(late, Err(CommitError::TooOld { .. })), "{late:?}");
     append_some(&table, &mut head, 12..13).await;
 }
+
+/// A local folder lists its files in any order; whoever takes the list as sorted sees gaps in the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_lake_of_many_commits_is_maintained() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lake = Lake::open(&folder.path().display().to_string(), &[]).expect("a folder");
+    let table = lake.table(&EVENTS);
+    let mut head = table.create_if_missing().await.expect("created");
+    append_some(&table, &mut head, 0..200).await;
+    let settings = Settings { checkpoint_commits: 50, ..settings() };
+    let report = lake.maintain(&EVENTS, &settings, true).await.expect("maintained");
+    assert!(report.checkpoint && report.files_active < 40, "{report:?}");
+    assert_eq!(offsets(&table.snapshot().await.expect("readable")).await, (0..400).collect::<Vec<_>>());
+}
