@@ -8,9 +8,19 @@
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use e2e::activity;
+use ingest::{
+    log::{EmbeddedLog, EmbeddedSettings},
+    worker::{Settings, Worker, progress},
+};
+use lake::Lake;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// Options that every bench takes.
 #[derive(Debug, clap::Parser)]
@@ -36,6 +46,43 @@ pub fn median(values: &[f64]) -> f64 {
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
     if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
+}
+
+/// The value below which the share `of` of all lies, e.g. 0.99.
+///
+/// # Panics
+/// Where there are none.
+#[must_use]
+pub fn percentile(values: &[f64], of: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[((sorted.len() as f64 * of).ceil() as usize).clamp(1, sorted.len()) - 1]
+}
+
+/// Puts `events` through an embedded log and a worker into the lake at `url`.
+///
+/// # Panics
+/// Where a part does not do its work.
+pub async fn fill(url: &str, folder: &Path, events: u64) {
+    let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
+    let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
+    let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
+    activity::append(log.as_ref(), activity::generator(events)).await.expect("the log takes it");
+    let lake = Lake::open(url, &[]).expect("a folder is a lake");
+    let registry = prometheus::Registry::new();
+    let worker =
+        Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    loop {
+        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
+        if progress.iter().all(|partition| partition.next_offset >= partition.high_watermark) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    stop.cancel();
+    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
 }
 
 /// Prints one line per program and the ratios, and writes the file.

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::Date;
 
+use crate::commands::{dead_letters::DeadLettersArgs, maintain::MaintainArgs, status::StatusArgs};
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     Maintain(MaintainArgs),
     /// Ask SQL over the tables `events`, `rollup_daily` and `dead_letters`
     Query(QueryArgs),
+    /// Show how far worker and rollup are, and what the tables hold
+    Status(StatusArgs),
     /// Records that could not become events: list them, look at one, replay them after a fix
     DeadLetters(DeadLettersArgs),
     /// Organisations
@@ -249,21 +253,6 @@ pub(crate) enum RollupCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  daybook maintain                        merge small files, write log checkpoints
-  daybook maintain --vacuum --format json also delete old log entries, replaced files and files of no commit
-
-Safe beside running services: readers find what they read for `maintain.file-retention`, and writers never wait.")]
-pub(crate) struct MaintainArgs {
-    /// Also clean the log and delete files that no reader and no writer can need any more
-    #[arg(long)]
-    pub(crate) vacuum: bool,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
   daybook query \"SELECT activity_date, user_key, prompts FROM rollup_daily ORDER BY 1, 2\"
   daybook query \"SELECT cause, count(*) FROM dead_letters GROUP BY cause\" --format csv
   daybook query \"DESCRIBE events\"
@@ -280,73 +269,6 @@ pub(crate) struct QueryArgs {
     pub(crate) sql: String,
     #[command(flatten)]
     pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  daybook dead-letters list --cause not_json --since 2026-03-01T00:00:00Z
-  daybook dead-letters show 3/10482
-  daybook dead-letters replay --cause out_of_range --dry-run
-  daybook dead-letters replay --cause no_organisation --as-org acme
-
-A replay decodes each letter again and appends those that are events now to the log, as they came. What stands in `events`
-already is not sent again, so it may be repeated. Dead letters are never deleted: events + dead letters = records of the log.
-With the embedded log, stop the service first: one process at a time can have it.")]
-pub(crate) struct DeadLettersArgs {
-    #[command(subcommand)]
-    pub(crate) command: DeadLettersCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DeadLettersCommand {
-    /// List them, by partition and offset
-    List {
-        #[command(flatten)]
-        filter: DeadLetterFilter,
-        /// At most so many
-        #[arg(long, default_value_t = 100, value_name = "N")]
-        limit: u32,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Show one, with headers and raw value
-    Show {
-        /// Partition and offset, as `list` shows them
-        #[arg(value_name = "PARTITION/OFFSET")]
-        letter: String,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Send those that are events now to the log again
-    Replay {
-        #[command(flatten)]
-        filter: DeadLetterFilter,
-        /// The organisation of letters whose record names none
-        #[arg(long = "as-org", value_name = "ORG")]
-        org: Option<schemas::OrgId>,
-        /// Only count
-        #[arg(long)]
-        dry_run: bool,
-        #[command(flatten)]
-        output: Output,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DeadLetterFilter {
-    /// Only of this cause, e.g. not_json
-    #[arg(long, value_name = "CAUSE")]
-    pub(crate) cause: Option<String>,
-    /// Only of this organisation
-    #[arg(long, value_name = "ORG")]
-    pub(crate) org: Option<schemas::OrgId>,
-    /// Only those recorded at this time or later, RFC 3339
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<jiff::Timestamp>,
-    /// Only this one
-    #[arg(long, value_name = "PARTITION/OFFSET")]
-    pub(crate) letter: Option<String>,
 }
 
 #[derive(Debug, Args)]

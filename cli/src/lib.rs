@@ -79,6 +79,7 @@ async fn command(command: Command, sources: Sources) -> Result<()> {
         Command::Rollup(args) => commands::rollup::run(&args, &sources, parts::now()).await,
         Command::Maintain(args) => commands::maintain::run(&args, &sources).await,
         Command::DeadLetters(args) => commands::dead_letters::run(&args, &sources).await,
+        Command::Status(args) => commands::status::run(&args, &sources).await,
         Command::Query(args) => commands::query::run(&args, &sources).await,
         Command::Org(args) => commands::org::run(&args, &sources, parts::now()).await,
         Command::Key(args) => commands::key::run(&args, &sources, parts::now()).await,

@@ -24,7 +24,24 @@ pub fn generator(events: u64) -> Generator {
     Generator::new(Config { users, ..Config::new(7, events, END) }).expect("the configuration is sound")
 }
 
-/// Appends records to `log`, as the collector would, but bad ones too; gives the bytes of their values.
+/// A record as the collector would append it, bad ones too.
+#[must_use]
+pub fn record(generated: Generated) -> Append {
+    let org = ORGANISATIONS[generated.org].id;
+    // One person's events stay in order on one partition; whom a record is of stands in its subject.
+    let key = format!("{org}/{}", subject(&generated.json));
+    Append {
+        key: Bytes::from(key),
+        value: Bytes::from(generated.json),
+        headers: vec![
+            (headers::ORG.into(), Bytes::from_static(org.as_bytes())),
+            (headers::RECORDED_TIME.into(), Bytes::from_static(b"2026-04-01T00:00:00.000000Z")),
+            (headers::VANTAGE.into(), Bytes::from_static(b"client")),
+        ],
+    }
+}
+
+/// Appends records to `log`; gives the bytes of their values.
 ///
 /// # Errors
 /// Where the log fails; some of the records may be in it.
@@ -32,19 +49,8 @@ pub async fn append(log: &dyn Log, records: impl Iterator<Item = Generated>) -> 
     let mut bytes = 0;
     let mut batch = Vec::with_capacity(APPENDED);
     for generated in records {
-        let org = ORGANISATIONS[generated.org].id;
         bytes += generated.json.len() as u64;
-        // One person's events stay in order on one partition; whom a record is of stands in its subject.
-        let key = format!("{org}/{}", subject(&generated.json));
-        batch.push(Append {
-            key: Bytes::from(key),
-            value: Bytes::from(generated.json),
-            headers: vec![
-                (headers::ORG.to_owned(), Bytes::from_static(org.as_bytes())),
-                (headers::RECORDED_TIME.to_owned(), Bytes::from_static(b"2026-04-01T00:00:00.000000Z")),
-                (headers::VANTAGE.to_owned(), Bytes::from_static(b"client")),
-            ],
-        });
+        batch.push(record(generated));
         if batch.len() == APPENDED {
             log.append(std::mem::take(&mut batch)).await?;
         }

@@ -59,7 +59,8 @@ impl Table {
         // The scheme only picks the library's default log store; the store is ours, and the path that within it. By the host the
         // library takes it for an S3 directory bucket, the one store besides `file:` that it knows to list in no order: else it
         // would see gaps in the log of a local folder.
-        let url = Url::parse(&format!("memory://daybook--x-s3/{}/", self.folder())).expect("a store's path makes a URL");
+        let url =
+            Url::parse(&format!("memory://daybook--x-s3/{}/", self.folder())).expect("a store's path makes a URL");
         let builder = DeltaTableBuilder::from_url(url.clone()).map_err(Error::Delta)?;
         let builder = builder.with_storage_backend(Arc::clone(&self.place().store), url);
         builder.load().await.map_err(Error::Delta)

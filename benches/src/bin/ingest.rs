@@ -2,19 +2,26 @@
 //!
 //! A real broker, one topic of generated activity; then, in turn, a drain (the same consumer, records counted and dropped)
 //! and a worker with a fresh lake on local disk, each from offset 0 to the end.
+//!
+//! Then freshness: a producer appends at 70 % of the worker's own speed, on the same cores; how long after the broker has
+//! acknowledged a record does the table have it?
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use benches::{Options, median, report};
+use benches::{Options, median, percentile, report};
 use clap::Parser;
 use e2e::{activity, parts::Kafka};
 use ingest::{
-    log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions},
+    log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions, kafka_partition_of},
     worker::{Settings, Worker, progress},
 };
 use lake::Lake;
@@ -28,15 +35,16 @@ async fn main() {
     let options = Options::parse();
     let kafka = Kafka::start();
     kafka.create_topic("bench", PARTITIONS as u32);
-    let open = |group: &str| {
+    let open_topic = |topic: &str, group: &str| {
         let settings = KafkaSettings {
             bootstrap_servers: kafka.bootstrap(),
-            topic: "bench".into(),
+            topic: topic.into(),
             group: group.into(),
             ..KafkaSettings::default()
         };
         Arc::new(KafkaLog::open(&settings).expect("the settings are sound"))
     };
+    let open = |group: &str| open_topic("bench", group);
     let bytes =
         activity::append(open("fill").as_ref(), activity::generator(options.events)).await.expect("the log takes it");
     let log = open("fill");
@@ -56,13 +64,22 @@ async fn main() {
             table_bytes = size;
         }
     }
-    let ratios = json!({ "worker_over_drain": median(&drains) / median(&workers) });
+    let rate = 0.7 * records as f64 / median(&workers);
+    kafka.create_topic("fresh", PARTITIONS as u32);
+    let fresh = freshness(&open_topic("fresh", "producer"), open_topic("fresh", "fresh"), rate).await;
+    let ratios = json!({
+        "worker_over_drain": median(&drains) / median(&workers),
+        "freshness_p99_s": percentile(&fresh, 0.99),
+    });
     let detail = json!({
         "records": records,
         "record_bytes": bytes as f64 / records as f64,
         "drain_rows_per_s": records as f64 / median(&drains),
         "worker_rows_per_s": records as f64 / median(&workers),
         "table_bytes_per_row": table_bytes as f64 / records as f64,
+        "freshness_rows_per_s": rate,
+        "freshness_p50_s": percentile(&fresh, 0.5),
+        "freshness_max_s": percentile(&fresh, 1.0),
     });
     let programs: [(&str, &[f64]); 2] = [("drain", &drains), ("worker", &workers)];
     report("ingest", &programs, ratios, detail, options.json.as_deref());
@@ -98,11 +115,60 @@ async fn work(log: Arc<KafkaLog>, records: i64) -> (f64, u64) {
         if progress.iter().map(|partition| partition.next_offset).sum::<i64>() >= records {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let seconds = started.elapsed().as_secs_f64();
     stop.cancel();
     running.await.expect("the worker does not panic").expect("the worker stops cleanly");
     let snapshot = lake.table(&schemas::EVENTS).snapshot().await.expect("the table can be read");
     (seconds, snapshot.files.iter().map(|file| file.size_bytes).sum())
+}
+
+/// Length of the freshness run, and from one append to the next.
+const FRESH: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_millis(50);
+
+/// Seconds from each acknowledged append to the table commit that has all of its records, at `rate` records a second.
+async fn freshness(producer: &KafkaLog, log: Arc<KafkaLog>, rate: f64) -> Vec<f64> {
+    let (ticks, size) = (FRESH.as_millis() / TICK.as_millis(), (rate * TICK.as_secs_f64()) as usize);
+    let mut records = activity::generator(ticks as u64 * size as u64).map(activity::record);
+    let batches: Vec<Vec<_>> = (0..ticks).map(|_| records.by_ref().take(size).collect()).collect();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let lake = Lake::open(&folder.path().display().to_string(), &[]).expect("a folder is a lake");
+    let registry = prometheus::Registry::new();
+    let worker =
+        Worker::new(Settings::default(), lake.clone(), log.clone(), "fresh", &registry).await.expect("tables open");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker.run(stop.clone()));
+    // The group has to form first; that is no matter of freshness.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+
+    // Where each partition ends with an append, and when that was acknowledged.
+    let mut ends = [0_i64; PARTITIONS as usize];
+    let mut waiting: VecDeque<([i64; PARTITIONS as usize], Instant)> = VecDeque::new();
+    let mut seconds = Vec::new();
+    let mut timer = tokio::time::interval(TICK);
+    let mut batches = batches.into_iter();
+    loop {
+        timer.tick().await;
+        let next = batches.next();
+        if let Some(batch) = next {
+            for record in &batch {
+                ends[kafka_partition_of(&record.key, PARTITIONS) as usize] += 1;
+            }
+            producer.append(batch).await.expect("the broker serves");
+            waiting.push_back((ends, Instant::now()));
+        } else if waiting.is_empty() {
+            break;
+        }
+        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
+        let there = |ends: &[i64]| progress.iter().all(|at| at.next_offset >= ends[at.kafka_partition as usize]);
+        while waiting.front().is_some_and(|(ends, _)| there(ends)) {
+            let (_, since) = waiting.pop_front().expect("it was looked at");
+            seconds.push(since.elapsed().as_secs_f64());
+        }
+    }
+    stop.cancel();
+    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
+    seconds
 }

@@ -5,20 +5,15 @@
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::time::Instant;
 
 use aggregate::{OrgCalendar, OrgDays};
-use benches::{Options, median, report};
+use benches::{Options, fill, median, report};
 use clap::Parser;
 use daybook::generate::ORGANISATIONS;
 use e2e::activity;
-use ingest::{
-    log::{EmbeddedLog, EmbeddedSettings},
-    worker::{Settings, Worker, progress},
-};
 use lake::Lake;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 fn main() {
     let options = Options::parse();
@@ -59,29 +54,6 @@ fn main() {
     });
     let programs: [(&str, &[f64]); 2] = [("daybook", &ours), ("duckdb", &peers)];
     report("rollup", &programs, ratios, detail, options.json.as_deref());
-}
-
-/// Puts `events` through an embedded log and a worker into the lake at `url`.
-async fn fill(url: &str, folder: &Path, events: u64) {
-    let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
-    let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
-    let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
-    activity::append(log.as_ref(), activity::generator(events)).await.expect("the log takes it");
-    let lake = Lake::open(url, &[]).expect("a folder is a lake");
-    let registry = prometheus::Registry::new();
-    let worker =
-        Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(worker.run(stop.clone()));
-    loop {
-        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
-        if progress.iter().all(|partition| partition.next_offset >= partition.high_watermark) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    stop.cancel();
-    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
 }
 
 /// Organisations and their zones, for the aggregator.

@@ -1,16 +1,84 @@
 //! `daybook dead-letters`.
 
+use clap::{Args, Subcommand};
 use ingest::dead_letters::{self, Filter, Letter};
 use jiff::Timestamp;
 use schemas::event::Cause;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::{DeadLetterFilter, DeadLettersArgs, DeadLettersCommand, OutputFormat},
+    args::{Output, OutputFormat},
     config::Sources,
     fault::{During as _, Fault, Result},
     output, parts,
 };
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook dead-letters list --cause not_json --since 2026-03-01T00:00:00Z
+  daybook dead-letters show 3/10482
+  daybook dead-letters replay --cause out_of_range --dry-run
+  daybook dead-letters replay --cause no_organisation --as-org acme
+
+A replay decodes each letter again and appends those that are events now to the log, as they came. What stands in `events`
+already is not sent again, so it may be repeated. Dead letters are never deleted: events + dead letters = records of the log.
+With the embedded log, stop the service first: one process at a time can have it.")]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    pub(crate) command: DeadLettersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List them, by partition and offset
+    List {
+        #[command(flatten)]
+        filter: DeadLetterFilter,
+        /// At most so many
+        #[arg(long, default_value_t = 100, value_name = "N")]
+        limit: u32,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show one, with headers and raw value
+    Show {
+        /// Partition and offset, as `list` shows them
+        #[arg(value_name = "PARTITION/OFFSET")]
+        letter: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Send those that are events now to the log again
+    Replay {
+        #[command(flatten)]
+        filter: DeadLetterFilter,
+        /// The organisation of letters whose record names none
+        #[arg(long = "as-org", value_name = "ORG")]
+        org: Option<schemas::OrgId>,
+        /// Only count
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeadLetterFilter {
+    /// Only of this cause, e.g. not_json
+    #[arg(long, value_name = "CAUSE")]
+    pub(crate) cause: Option<String>,
+    /// Only of this organisation
+    #[arg(long, value_name = "ORG")]
+    pub(crate) org: Option<schemas::OrgId>,
+    /// Only those recorded at this time or later, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<jiff::Timestamp>,
+    /// Only this one
+    #[arg(long, value_name = "PARTITION/OFFSET")]
+    pub(crate) letter: Option<String>,
+}
 
 const COLUMNS: [&str; 8] = ["letter", "recorded", "org", "cause", "field", "detail", "bytes", "topic"];
 

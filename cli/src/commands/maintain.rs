@@ -1,14 +1,30 @@
 //! `daybook maintain`.
 
+use clap::Args;
 use schemas::{DEAD_LETTERS, EVENTS, rollup::ROLLUP_DAILY};
 use serde_json::{Value, json};
 
 use crate::{
-    args::MaintainArgs,
+    args::Output,
     config::Sources,
     fault::{During as _, Result},
     output, parts,
 };
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook maintain                        merge small files, write log checkpoints
+  daybook maintain --vacuum --format json also delete old log entries, replaced files and files of no commit
+
+Safe beside running services: readers find what they read for `maintain.file-retention`, and writers never wait.")]
+pub(crate) struct MaintainArgs {
+    /// Also clean the log and delete files that no reader and no writer can need any more
+    #[arg(long)]
+    pub(crate) vacuum: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
 
 /// Every table of the lake.
 pub(crate) static TABLES: [&schemas::TableSpec; 3] = [&EVENTS, &DEAD_LETTERS, &ROLLUP_DAILY];

@@ -10,3 +10,4 @@ pub(crate) mod maintain;
 pub(crate) mod org;
 pub(crate) mod query;
 pub(crate) mod rollup;
+pub(crate) mod status;

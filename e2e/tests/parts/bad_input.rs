@@ -76,9 +76,9 @@ async fn bad_input_has_an_outcome_and_the_partition_moves_on() {
     let (_, before) = log.offsets(0).await.expect("the broker serves");
     for (_, value) in &records {
         let headers = vec![
-            (headers::ORG.to_owned(), Bytes::from_static(b"acme")),
-            (headers::RECORDED_TIME.to_owned(), Bytes::from(jiff::Timestamp::now().to_string())),
-            (headers::VANTAGE.to_owned(), Bytes::from_static(b"client")),
+            (headers::ORG.into(), Bytes::from_static(b"acme")),
+            (headers::RECORDED_TIME.into(), Bytes::from(jiff::Timestamp::now().to_string())),
+            (headers::VANTAGE.into(), Bytes::from_static(b"client")),
         ];
         let record = Append { key: Bytes::from_static(b"acme/a"), value: Bytes::from(value.clone()), headers };
         log.append(vec![record]).await.expect("the log takes it");
