@@ -1,7 +1,7 @@
 //! Planted bugs: each must turn the simulation red, else the simulation proves nothing.
 //!
-//! The sources are copied beside the build, one bug at a time is planted there by replacing text, and the simulation runs
-//! until a seed fails. Dependencies are those of the normal build; for each bug only the crates above it are compiled.
+//! The sources are copied, with a target folder of their own; one bug at a time is planted there by replacing text, and the
+//! simulation runs until a seed fails. The first run compiles the dependencies too; then for each bug the crates above it.
 
 mod bugs;
 
@@ -11,7 +11,6 @@ use self::bugs::BUGS;
 use crate::{
     root,
     steps::{cargo, succeeds},
-    target,
 };
 
 /// Seeds that a bug may survive: as many as the tests run.
@@ -97,12 +96,12 @@ fn copy_sources(copy: &Path) -> std::io::Result<()> {
 
 fn build(copy: &Path) -> std::process::Command {
     let mut command = cargo();
-    // `daybook` is named so that dependencies have the features they have everywhere else; it is not built.
     command
         .current_dir(copy)
-        .env("CARGO_TARGET_DIR", target())
-        .args(["build", "--release", "--quiet", "--package", "daybook", "--package", "daybook-simulation"])
-        .args(["--bin", "sim"]);
+        // Cargo names what it builds by paths within the workspace, which are the same here: in the common target folder the
+        // tests would run the planted bugs.
+        .env("CARGO_TARGET_DIR", copy.join("target"))
+        .args(["build", "--release", "--quiet", "--package", "daybook-simulation", "--bin", "sim"]);
     command
 }
 
@@ -123,12 +122,12 @@ fn compiles(copy: &Path) -> bool {
 
 /// Whether every seed passes; what it says is not shown, since red is what is wanted.
 fn simulate(copy: &Path) -> bool {
-    // A copy: whoever builds meanwhile puts another program in its place.
-    let program = copy.join("sim");
     compiles(copy)
-        && fs::copy(target().join("release/sim"), &program).is_ok()
         && succeeds(
-            std::process::Command::new(&program).args(["--seeds", SEEDS]).stdout(Stdio::null()).stderr(Stdio::null()),
+            std::process::Command::new(copy.join("target/release/sim"))
+                .args(["--seeds", SEEDS])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
         )
 }
 
