@@ -1,5 +1,7 @@
 //! Reading a body within its limit, and within the memory of all requests together.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     extract::Request,
@@ -16,6 +18,10 @@ pub(super) const COST: u64 = 2;
 /// A body of unknown length is charged this much first, and the whole limit when it turns out to be longer. So slow
 /// senders of small bodies, such as OTLP exporters with chunked bodies, hold little.
 const FIRST_CHARGE: u64 = 64 << 10;
+/// Of a body that is too large, this much is read on and dropped, for this long at most: else a client that is still sending
+/// would see its connection break in place of the answer (RFC 9112 §9.6).
+const DISCARD_MAX: u64 = 16 << 20;
+const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// A body, and the memory that it is charged; to be kept until the answer is ready.
 pub(super) struct Charged {
@@ -27,13 +33,14 @@ impl Collector {
     /// Reads the request's body. It came through the decompressing layer.
     pub(super) async fn read(&self, door: Door, request: Request) -> Result<Charged, Problem> {
         let limit = self.0.settings.body_limit.as_u64();
-        let (head, body) = request.into_parts();
+        let (head, mut body) = request.into_parts();
         // The layer removes the header where it decompresses; `identity` it leaves.
         if head.headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Err(Problem::content_encoding());
         }
         let announced = content_length(&head.headers);
         if announced.is_some_and(|bytes| bytes > limit) {
+            discard(&mut body).await;
             return Err(Problem::body_too_large(limit));
         }
         let charge = announced.unwrap_or(FIRST_CHARGE).clamp(1 << 10, limit);
@@ -64,6 +71,8 @@ impl Collector {
             let Ok(data) = frame.into_data() else { continue };
             let length = (first.len() + collected.len() + data.len()) as u64;
             if length > limit {
+                drop((first, collected));
+                discard(&mut body).await;
                 return Err(Problem::body_too_large(limit));
             }
             if length > charged {
@@ -94,6 +103,22 @@ impl Collector {
             Err(_) => Err(Problem::busy()),
         }
     }
+}
+
+/// Reads on and keeps nothing.
+async fn discard(body: &mut Body) {
+    let reading = async {
+        let mut left = DISCARD_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            if length >= left {
+                return;
+            }
+            left -= length;
+        }
+    };
+    // Whoever sends more, or more slowly, gets its answer over a broken connection, if at all.
+    drop(tokio::time::timeout(DISCARD_TIME, reading).await);
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
