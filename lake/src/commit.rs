@@ -65,6 +65,9 @@ pub struct Change {
     pub swaps: Vec<Swap>,
     /// False where the rows stay the same (compaction).
     pub data_change: bool,
+    /// On top of this version or not at all: for a change that depends on which rows were there before. `None` = on top of
+    /// whatever is newest.
+    pub only_after: Option<i64>,
     /// Kept in `commitInfo.operationMetrics`.
     pub metrics: Map<String, Value>,
 }
@@ -76,8 +79,9 @@ impl Table {
     /// Not cancel-safe: a dropped call may have committed. Swaps make a repetition harmless.
     ///
     /// # Errors
-    /// [`CommitError::Fenced`] and [`CommitError::Conflict`] mean: not committed, and it never will be. After any other, the
-    /// change may be in the table all the same; repeated with the same swaps it then is refused as fenced.
+    /// [`CommitError::Fenced`], [`CommitError::Conflict`] and [`CommitError::Moved`] mean: not committed, and it never will
+    /// be. After any other, the change may be in the table all the same; repeated with the same swaps it then is refused as
+    /// fenced.
     pub async fn commit(&self, head: &mut Head, change: Change) -> Result<i64, CommitError> {
         let now_ms = self.place.now_ms();
         if let Some(file) = change.add.iter().find(|file| now_ms - file.written_ms > FILE_AGE_MAX_MS) {
@@ -193,6 +197,9 @@ fn check(head: &Head, change: &Change) -> Result<(), CommitError> {
         }
     }
     let state = &head.state;
+    if change.only_after.is_some_and(|version| version != state.version) {
+        return Err(CommitError::Moved { version: state.version });
+    }
     let conflict = |version, detail| Err(CommitError::Conflict { version, detail });
     for file in &change.remove {
         if file.seen < state.removed_since {

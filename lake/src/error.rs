@@ -92,6 +92,12 @@ pub enum CommitError {
         /// What clashes.
         detail: String,
     },
+    /// Others have committed since the version that this change was to follow.
+    #[error("the table has moved on to version {version}")]
+    Moved {
+        /// The newest version.
+        version: i64,
+    },
     /// A file was written too long ago: nobody may be sure that it is still there. Write it again.
     #[error("{path} is too old to be added")]
     TooOld {

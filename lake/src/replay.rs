@@ -76,6 +76,16 @@ impl Entry {
         self.each("commitInfo").find_map(|info| info["txnId"].as_str())
     }
 
+    /// Files whose rows are new to the table; `version` is the entry's.
+    pub(crate) fn added(&self, table: &Table, version: i64) -> Result<Vec<DataFile>> {
+        let types = stats_columns(table.spec());
+        let adds = self.each("add").filter(|add| add["dataChange"].as_bool() != Some(false));
+        let files = adds.map(|add| DataFile::from_add(table.spec(), &types, add, version));
+        files
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|detail| Error::corrupt(&layout::entry(table.folder(), version), detail))
+    }
+
     /// True where it changes metadata or protocol.
     pub(crate) fn redefines(&self) -> bool {
         self.each("metaData").chain(self.each("protocol")).next().is_some()

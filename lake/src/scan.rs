@@ -48,6 +48,25 @@ fn store_url(place: &Place) -> ObjectStoreUrl {
         .expect("letters, digits and a dash make a scheme")
 }
 
+impl Table {
+    /// Rows of `files` with these columns, in no order, as batches come. Text is `Utf8View`.
+    ///
+    /// # Errors
+    /// Where a column is unknown or the plan fails.
+    pub fn read(
+        &self,
+        context: &SessionContext,
+        files: Vec<DataFile>,
+        columns: &[&str],
+    ) -> Result<SendableRecordBatchStream> {
+        let schema = read_schema(self.spec);
+        let indices = columns.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
+        let indices = indices.collect::<DataFusionResult<Vec<usize>>>().map_err(Error::Scan)?;
+        let plan = scan(self, &context.state(), vec![files], Some(&indices), &[], None).map_err(Error::Scan)?;
+        execute_stream(plan, context.task_ctx()).map_err(Error::Scan)
+    }
+}
+
 impl Snapshot {
     /// This version as a table of DataFusion, its columns in the order of the table's schema; text is `Utf8View`.
     #[must_use]

@@ -162,6 +162,22 @@ impl Table {
         Ok(moved)
     }
 
+    /// Files that the versions from `after` (exclusive) to `up_to` (inclusive) brought new rows in; compaction brings none.
+    /// `None` where the log no longer holds all of these versions: only a snapshot tells then.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn added(&self, after: i64, up_to: i64) -> Result<Option<Vec<DataFile>>> {
+        let mut files = Vec::new();
+        for version in after + 1..=up_to {
+            match self.entry(version).await? {
+                Some(entry) => files.extend(entry.added(self, version)?),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(files))
+    }
+
     /// The newest version with its files.
     ///
     /// # Errors

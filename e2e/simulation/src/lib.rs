@@ -47,6 +47,8 @@ pub struct Summary {
     pub rows: usize,
     /// Rows of `dead_letters`.
     pub dead_letters: usize,
+    /// Those of them whose id another event has.
+    pub conflicts: usize,
     /// Offsets that retention took before they were read, and that a commit names as lost.
     pub gap_offsets: usize,
     /// Workers killed.
@@ -60,6 +62,7 @@ impl Summary {
         self.records += other.records;
         self.rows += other.rows;
         self.dead_letters += other.dead_letters;
+        self.conflicts += other.conflicts;
         self.gap_offsets += other.gap_offsets;
         self.crashes += other.crashes;
         self.versions += other.versions;
@@ -68,10 +71,10 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { records, rows, dead_letters, gap_offsets, crashes, versions } = self;
+        let Self { records, rows, dead_letters, conflicts, gap_offsets, crashes, versions } = self;
         write!(
             f,
-            "{records} records = {rows} events, {dead_letters} dead letters and {gap_offsets} that retention took first \
+            "{records} records = {rows} events, {dead_letters} dead letters ({conflicts} conflicts) and {gap_offsets} that retention took first \
              (dead letters among them count twice); {crashes} crashes, {versions} table versions"
         )
     }
@@ -283,18 +286,21 @@ async fn produce(log: &SimulatedLog, rng: &mut ChaCha8Rng, number: &mut u64, par
         // A retry now and then: the same event, byte for byte.
         let id = if *number > 0 && rng.random_range(0..10) == 0 { rng.random_range(0..*number) } else { *number };
         *number = (*number).max(id + 1);
-        let user = id % 7;
+        // And now and then another event under the id: of the same person, or of another, in another partition.
+        let other = if rng.random_range(0..12) == 0 { rng.random_range(1..4) } else { 0 };
+        let user = if other == 3 { (id + 1) % 7 } else { id % 7 };
         let value = if id % 23 == 5 {
             format!("{{\"specversion\":\"1.0\",\"id\":\"{id}")
         } else {
             format!(
-                "{{\"specversion\":\"1.0\",\"id\":\"019a0000-0000-7000-8000-{id:012x}\",\"source\":\"urn:daybook:kiro:ide:{user}\",\
+                "{{\"specversion\":\"1.0\",\"id\":\"019a0000-0000-7000-8000-{id:012x}\",\"source\":\"urn:daybook:kiro:ide:{}\",\
                  \"type\":\"dev.daybook.prompt.submitted.v1\",\"time\":\"2026-01-0{}T0{}:00:00Z\",\"subject\":\"email:u{user}@example.com\",\
                  \"product\":\"kiro\",\"clienttype\":\"ide\",\"sessionid\":\"s{}\",\"data\":{{\"length_chars\":{}}}}}",
+                id % 7,
                 1 + id % 3,
                 id % 10,
                 id % 11,
-                id % 500
+                id % 500 + 1_000 * other
             )
         };
         let key = Bytes::from(format!("acme/{user}"));

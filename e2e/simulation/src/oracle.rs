@@ -4,7 +4,9 @@
 //!    retention took it first. Nothing else stands anywhere.
 //! 2. In each table, a partition's `next_offset` only ever goes up, and no file is added twice.
 //! 3. Compaction adds the very rows that it removes.
-//! 4. The rows that any other commit adds lie in `[next_offset before, next_offset after)` of their partition: the intervals join up.
+//! 4. Under one (organisation, source, id) all rows of `events` have one payload, and what became a dead letter as a conflict
+//!    has an event under its id.
+//! 5. The rows that any other commit adds lie in `[next_offset before, next_offset after)` of their partition: the intervals join up.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,6 +38,17 @@ struct Found {
     rows: BTreeMap<Place, usize>,
     gaps: BTreeSet<Place>,
     versions: usize,
+    /// What each row is known by.
+    marks: Vec<(Place, Mark)>,
+}
+
+/// What a row is known by.
+#[derive(Clone, Debug, PartialEq)]
+enum Mark {
+    /// Source and id of an event, and its payload.
+    Event(String, Vec<u8>, i64),
+    /// Cause of a dead letter.
+    Letter(String),
 }
 
 /// Without `retention`, nothing may be lost to it: a gap then is of our own making.
@@ -79,14 +92,45 @@ pub(crate) async fn check(
     if let Some(place) = events.rows.keys().chain(letters.rows.keys()).find(|place| !wanted.contains(*place)) {
         return Err(format!("{place:?} is in a table, but was never in the log"));
     }
+    let conflicts = conflicts(&events, &letters, log)?;
     Ok(Summary {
         records: wanted.len(),
+        conflicts,
         rows: events.rows.len(),
         dead_letters: letters.rows.len(),
         gap_offsets: events.gaps.len(),
         crashes: 0,
         versions: events.versions,
     })
+}
+
+/// One payload for each id; gives the number of dead letters that are conflicts.
+fn conflicts(events: &Found, letters: &Found, log: &SimulatedLog) -> Result<usize, String> {
+    let mut payloads: BTreeMap<(&str, &[u8]), (i64, Place)> = BTreeMap::new();
+    for (place, mark) in &events.marks {
+        let Mark::Event(source, id, payload) = mark else { continue };
+        let (first, at) = *payloads.entry((source.as_str(), id.as_slice())).or_insert((*payload, *place));
+        if first != *payload {
+            return Err(format!("{place:?} and {at:?} are different events under one id"));
+        }
+    }
+    let records: BTreeMap<Place, _> =
+        log.records().into_iter().map(|record| ((record.kafka_partition, record.offset), record)).collect();
+    let refused: Vec<&Place> = letters
+        .marks
+        .iter()
+        .filter(|(_, mark)| *mark == Mark::Letter("conflict".into()))
+        .map(|(place, _)| place)
+        .collect();
+    for place in &refused {
+        let value = records.get(place).and_then(|record| record.value.as_deref()).unwrap_or_default();
+        let event: Value = serde_json::from_slice(value).map_err(|error| format!("{place:?} is no event: {error}"))?;
+        let id = uuid::Uuid::try_parse(event["id"].as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
+        if !payloads.contains_key(&(event["source"].as_str().unwrap_or_default(), id.as_bytes().as_slice())) {
+            return Err(format!("{place:?} is refused as a conflict, but no event has its id"));
+        }
+    }
+    Ok(refused.len())
 }
 
 /// Reads a table's log, entry by entry, and the files that it adds.
@@ -98,7 +142,7 @@ async fn read(memory: &Arc<dyn ObjectStore>, spec: &TableSpec) -> Result<Found, 
         entries.into_iter().map(|entry| entry.location).filter(|path| path.as_ref().ends_with(".json")).collect();
     paths.sort();
     let mut found = Found { versions: paths.len(), ..Found::default() };
-    let mut next: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut next: BTreeMap<String, i64> = BTreeMap::new();
     let mut files: BTreeMap<String, Vec<Place>> = BTreeMap::new();
     for path in &paths {
         let bytes = bytes(memory, path).await?;
@@ -108,17 +152,24 @@ async fn read(memory: &Arc<dyn ObjectStore>, spec: &TableSpec) -> Result<Found, 
             .collect::<Result<_, _>>()
             .map_err(|error| format!("{path}: {error}"))?;
         let mut moved: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+        let mut claimed: BTreeSet<i32> = BTreeSet::new();
         for txn in actions.iter().filter_map(|action| action.get("txn")) {
             let (app, after) = (txn["appId"].as_str().unwrap_or_default(), txn["version"].as_i64().unwrap_or(-1));
             let partition = app.rsplit('/').next().and_then(|number| number.parse().ok());
             let partition = partition.ok_or_else(|| format!("{path}: no partition in {app}"))?;
-            let before = next.insert(partition, after).unwrap_or(0);
+            let before = next.insert(app.to_owned(), after).unwrap_or(0);
             if after <= before {
                 return Err(format!("{path}: {app} goes from {before} to {after}"));
             }
-            moved.insert(partition, (before, after));
+            if app.starts_with("daybook/") {
+                moved.insert(partition, (before, after));
+            } else {
+                claimed.insert(partition);
+            }
         }
         let check = |place: Place, what: &str| match moved.get(&place.0) {
+            // A conflict is found by what the table holds, which may be after the letters behind it were written.
+            _ if claimed.contains(&place.0) => Ok(()),
             Some((before, after)) if (*before..*after).contains(&place.1) => Ok(()),
             interval => Err(format!("{path}: {what} {place:?} lies outside of what the commit covers, {interval:?}")),
         };
@@ -139,9 +190,13 @@ async fn read(memory: &Arc<dyn ObjectStore>, spec: &TableSpec) -> Result<Found, 
         }
         for add in actions.iter().filter_map(|action| action.get("add")) {
             let file = add["path"].as_str().unwrap_or_default();
-            let rows = places(memory, &Path::from(format!("{folder}/{file}"))).await?;
-            added.extend(rows.iter().copied());
-            if files.insert(file.to_owned(), rows).is_some() {
+            let rows = marks(memory, &Path::from(format!("{folder}/{file}"))).await?;
+            let places: Vec<Place> = rows.iter().map(|(place, _)| *place).collect();
+            added.extend(places.iter().copied());
+            if action_is_new(add) {
+                found.marks.extend(rows);
+            }
+            if files.insert(file.to_owned(), places).is_some() {
                 return Err(format!("{path}: the file {file} was committed twice"));
             }
         }
@@ -166,12 +221,18 @@ async fn bytes(memory: &Arc<dyn ObjectStore>, path: &Path) -> Result<bytes::Byte
     found.bytes().await.map_err(|error| error.to_string())
 }
 
-/// Where the rows of a file come from.
-async fn places(memory: &Arc<dyn ObjectStore>, path: &Path) -> Result<Vec<Place>, String> {
+/// False for what compaction writes again.
+fn action_is_new(add: &Value) -> bool {
+    add["dataChange"].as_bool().unwrap_or(true)
+}
+
+/// Where the rows of a file come from, and what they are known by.
+async fn marks(memory: &Arc<dyn ObjectStore>, path: &Path) -> Result<Vec<(Place, Mark)>, String> {
     let torn = |error| format!("{path}: a committed file is torn: {error}");
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes(memory, path).await?).map_err(torn)?;
-    let mask = ProjectionMask::columns(reader.parquet_schema(), ["log_partition", "log_offset"]);
-    let mut places = Vec::new();
+    let names = ["log_partition", "log_offset", "source", "event_id", "payload_hash", "cause"];
+    let mask = ProjectionMask::columns(reader.parquet_schema(), names);
+    let mut rows = Vec::new();
     for batch in reader.with_projection(mask).build().map_err(torn)? {
         let batch = batch.map_err(|error| error.to_string())?;
         let column = |name: &str, kind: &DataType| {
@@ -181,7 +242,21 @@ async fn places(memory: &Arc<dyn ObjectStore>, path: &Path) -> Result<Vec<Place>
         let partitions = column("log_partition", &DataType::Int32)?;
         let offsets = column("log_offset", &DataType::Int64)?;
         let (partitions, offsets) = (partitions.as_primitive::<Int32Type>(), offsets.as_primitive::<Int64Type>());
-        places.extend(partitions.values().iter().copied().zip(offsets.values().iter().copied()));
+        for row in 0..batch.num_rows() {
+            let mark = if batch.column_by_name("cause").is_some() {
+                let causes = column("cause", &DataType::Utf8)?;
+                Mark::Letter(causes.as_string::<i32>().value(row).to_owned())
+            } else {
+                let (sources, ids) = (column("source", &DataType::Utf8)?, column("event_id", &DataType::Binary)?);
+                let payloads = column("payload_hash", &DataType::Int64)?;
+                Mark::Event(
+                    sources.as_string::<i32>().value(row).to_owned(),
+                    ids.as_binary::<i32>().value(row).to_vec(),
+                    payloads.as_primitive::<Int64Type>().value(row),
+                )
+            };
+            rows.push(((partitions.value(row), offsets.value(row)), mark));
+        }
     }
-    Ok(places)
+    Ok(rows)
 }

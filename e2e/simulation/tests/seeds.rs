@@ -4,6 +4,7 @@
 fn a_thousand_seeds_account_for_every_record_once() {
     let summary = simulation::run_all(0..1_000).unwrap_or_else(|fault| panic!("{fault}"));
     assert!(summary.crashes > 1_000, "the seeds must crash workers: {summary}");
+    assert!(summary.conflicts > 5_000, "and give one id to two events: {summary}");
     assert!(summary.dead_letters > 10_000 && summary.gap_offsets > 1_000, "and meet all fates: {summary}");
 }
 

@@ -284,5 +284,6 @@ fn title(cause: Cause) -> &'static str {
         Cause::Content => "Content is not taken",
         Cause::FutureTime => "Time in the future",
         Cause::NoOrganisation => "No organisation",
+        Cause::Conflict => "The id is taken",
     }
 }

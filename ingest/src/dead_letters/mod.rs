@@ -181,6 +181,11 @@ fn sound(letters: &[Letter], org: Option<&OrgId>, done: &mut Replayed) -> Vec<So
     let mut sound = Vec::new();
     for letter in letters {
         done.letters += 1;
+        if letter.cause == Cause::Conflict.as_str() {
+            // Its id is still taken: rows stay.
+            done.refused += 1;
+            continue;
+        }
         let mut record = letter.record.clone();
         let kept = record.value.as_ref().map_or(0, Bytes::len);
         if i64::try_from(kept).unwrap_or(i64::MAX) < letter.value_bytes {

@@ -148,6 +148,14 @@ impl Record {
     pub fn header(&self, name: &str) -> Option<&Bytes> {
         self.headers.iter().find(|(have, _)| have == name).map(|(_, value)| value)
     }
+
+    /// Copies what it shares with the other records of its batch: for a record that is kept longer than they are.
+    pub fn detach(&mut self) {
+        let values = self.headers.iter_mut().map(|(_, value)| value);
+        for bytes in self.key.iter_mut().chain(&mut self.value).chain(values) {
+            *bytes = Bytes::copy_from_slice(bytes);
+        }
+    }
 }
 
 /// One record to be appended.

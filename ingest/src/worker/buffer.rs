@@ -1,6 +1,9 @@
 //! Decoded events on their way to Parquet: appended column by column, sorted once, cut by day.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{ArrayRef, RecordBatch, UInt32Array},
@@ -77,6 +80,8 @@ pub(crate) struct EventBuffer {
     orgs: Intern,
     users: Intern,
     bytes: usize,
+    /// Rows that are not to come out.
+    discarded: HashSet<u32>,
 }
 
 /// Positions of the columns that every row has.
@@ -135,10 +140,11 @@ impl EventBuffer {
             orgs: Intern::default(),
             users: Intern::default(),
             bytes: 0,
+            discarded: HashSet::new(),
         }
     }
 
-    #[cfg(test)]
+    /// Rows so far, discarded ones included.
     pub(crate) fn rows(&self) -> usize {
         self.keys.len()
     }
@@ -146,6 +152,11 @@ impl EventBuffer {
     /// Estimate of the memory that the rows take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Takes a row out again.
+    pub(crate) fn discard(&mut self, row: usize) {
+        self.discarded.insert(u32::try_from(row).expect("fewer than 2^32 rows"));
     }
 
     /// Appends one event.
@@ -191,7 +202,11 @@ impl EventBuffer {
         let rows = self.keys.len();
         let (orgs, users) = (self.orgs.ranks(), self.users.ranks());
         let keys = std::mem::take(&mut self.keys);
+        let discarded = std::mem::take(&mut self.discarded);
         let mut order: Vec<u32> = (0..u32::try_from(rows).expect("fewer than 2^32 rows")).collect();
+        if !discarded.is_empty() {
+            order.retain(|row| !discarded.contains(row));
+        }
         order.sort_by_cached_key(|row| {
             let key = &keys[*row as usize];
             (key.day, orgs[key.org as usize], users[key.user as usize], key.client_type, key.time_us)
@@ -203,7 +218,7 @@ impl EventBuffer {
             .map(|column| {
                 let array = column.finish(rows);
                 if array.null_count() == rows {
-                    array
+                    array.slice(0, order.len())
                 } else {
                     take(&array, &order, None).expect("the order holds each row once")
                 }
@@ -212,7 +227,7 @@ impl EventBuffer {
         self.bytes = 0;
         let all = RecordBatch::try_new(self.schema.clone(), columns).expect("the columns follow the schema");
         let mut batches = Vec::new();
-        let mut start = 0;
+        let (mut start, rows) = (0, order.len());
         while start < rows {
             let day = keys[order.value(start) as usize].day;
             let length = (start..rows).take_while(|row| keys[order.value(*row) as usize].day == day).count();

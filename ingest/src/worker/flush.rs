@@ -7,17 +7,23 @@ use arrow::array::RecordBatch;
 use futures::{FutureExt, StreamExt};
 use jiff::civil::Date;
 use lake::{Change, CommitError, DataFile, Head, Swap, Table};
+use schemas::event::Cause;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    claims::claim_id,
     dead_letters::{self, DeadLetter},
+    known::{Identities, Known},
     metrics::Metrics,
     positions::app_id,
 };
 
 /// Files that are encoded and put at once.
 const FILES_AT_ONCE: usize = 4;
+/// Times that other workers may commit between our look at the table and our commit, before the flush begins anew. Each
+/// costs a read of their newest ids.
+const MOVES_MAX: usize = 50;
 /// Longest pause between two tries.
 const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 
@@ -37,6 +43,12 @@ pub(crate) struct Batch {
     pub(crate) spans: BTreeMap<i32, Span>,
     /// Offsets lost to the log's retention within this batch: (partition, from, to).
     pub(crate) gaps: Vec<(i32, i64, i64)>,
+    /// What the events are known by.
+    pub(crate) identities: Arc<Identities>,
+    /// What [`Known`] had taken in of others when the first of them was compared with it.
+    pub(crate) arrivals: u64,
+    /// Claims on the partitions, by which conflicts are committed.
+    pub(crate) claims: BTreeMap<i32, i64>,
 }
 
 /// How a flush ended.
@@ -62,6 +74,7 @@ pub(crate) struct Target {
 pub(crate) struct Flusher {
     pub(crate) events: Target,
     pub(crate) dead_letters: Target,
+    pub(crate) known: Known,
     pub(crate) identity: String,
     pub(crate) topic: String,
     pub(crate) metrics: Metrics,
@@ -70,6 +83,8 @@ pub(crate) struct Flusher {
 
 enum Failure {
     Fenced,
+    /// Others have committed to the table since.
+    Moved,
     Store(lake::Error),
 }
 
@@ -90,6 +105,11 @@ impl Flusher {
                     return Outcome::Fenced;
                 }
                 Err(Failure::Store(error)) => error,
+                // As many as that at once are more than this table takes from this many workers; a pause helps.
+                Err(Failure::Moved) => lake::Error::from(CommitError::Exhausted {
+                    attempts: MOVES_MAX.try_into().unwrap_or(u32::MAX),
+                    last: None,
+                }),
             };
             if matches!(&failure, lake::Error::Commit(error) if matches!(**error, CommitError::TooOld { .. })) {
                 // The store was away for longer than a file without a commit may count on.
@@ -107,8 +127,11 @@ impl Flusher {
     }
 
     async fn attempt(&self, batch: &Batch, written: &mut Written) -> Result<(), Failure> {
-        if !batch.dead_letters.is_empty() {
+        // Before anything is written: a batch that others contradict is not worth its files.
+        self.compare(batch).await?;
+        if !batch.dead_letters.is_empty() && !written.letters_durable {
             self.commit_dead_letters(batch, written).await?;
+            written.letters_durable = true;
         }
         let mut files = Vec::new();
         for (day, rows) in &batch.events[written.events.len()..] {
@@ -137,9 +160,47 @@ impl Flusher {
             remove: Vec::new(),
             swaps: swaps.collect(),
             data_change: true,
+            only_after: None,
             metrics,
         };
-        commit(&self.events, change).await
+        self.commit_events(batch, change).await
+    }
+
+    /// Commits on top of a version whose rows are all known, and contradict none of the batch.
+    async fn commit_events(&self, batch: &Batch, change: Change) -> Result<(), Failure> {
+        if batch.identities.is_empty() {
+            return commit(&self.events, change).await.map(drop);
+        }
+        for _ in 0..MOVES_MAX {
+            let only_after = Some(self.compare(batch).await?);
+            match commit(&self.events, Change { only_after, ..change.clone() }).await {
+                Err(Failure::Moved) => self.metrics.moved.inc(),
+                Err(failure) => return Err(failure),
+                Ok(version) => {
+                    self.known.committed(&batch.identities, version);
+                    return Ok(());
+                }
+            }
+        }
+        Err(Failure::Moved)
+    }
+
+    /// Takes in what others have committed; gives the version up to which all is known. Where an event of the batch turns out
+    /// to contradict a row, all of it is read again: with the row known, the event is found to be a conflict.
+    async fn compare(&self, batch: &Batch) -> Result<i64, Failure> {
+        let newest = {
+            let mut head = self.events.head.lock().await;
+            self.events.table.refresh(&mut head).await.map_err(Failure::Store)?;
+            head.version()
+        };
+        let version = self.known.catch_up(newest).await.map_err(Failure::Store)?;
+        let known = self.known.lock();
+        let contradicts = |(key, payload): (&u64, &i64)| known.payload(*key).is_some_and(|there| there != *payload);
+        if known.arrivals() != batch.arrivals && batch.identities.iter().any(contradicts) {
+            tracing::info!("another worker has committed another event under an id of this batch, which is read again");
+            return Err(Failure::Fenced);
+        }
+        Ok(version)
     }
 
     /// Writes the letters that the table does not have yet, with the offsets that they cover.
@@ -150,17 +211,21 @@ impl Flusher {
         let fresh: Vec<&DeadLetter> = batch
             .dead_letters
             .iter()
-            .filter(|letter| letter.record.offset >= stored(letter.record.kafka_partition))
+            .filter(|letter| is_conflict(letter) || letter.record.offset >= stored(letter.record.kafka_partition))
             .collect();
         if fresh.is_empty() {
             return Ok(());
         }
-        let mut swaps: BTreeMap<i32, Swap> = BTreeMap::new();
+        let mut swaps: BTreeMap<String, Swap> = BTreeMap::new();
         for letter in &fresh {
             let partition = letter.record.kafka_partition;
-            let expected = stored(partition);
-            let next = batch.spans[&partition].next;
-            swaps.insert(partition, Swap { app_id: app_id(&self.identity, partition), expected, next });
+            let (app_id, expected, next) = if is_conflict(letter) {
+                let number = batch.claims.get(&partition).copied().unwrap_or_default();
+                (claim_id(&self.identity, partition), number, number + 1)
+            } else {
+                (app_id(&self.identity, partition), stored(partition), batch.spans[&partition].next)
+            };
+            swaps.insert(app_id.clone(), Swap { app_id, expected, next });
         }
         drop(head);
         if written.letters_of != Some(fresh.len()) {
@@ -177,9 +242,10 @@ impl Flusher {
             remove: Vec::new(),
             swaps: swaps.into_values().collect(),
             data_change: true,
+            only_after: None,
             metrics: serde_json::Map::new(),
         };
-        commit(&self.dead_letters, change).await
+        commit(&self.dead_letters, change).await.map(drop)
     }
 
     fn count(&self, batch: &Batch) {
@@ -202,15 +268,24 @@ struct Written {
     dead_letters: Vec<DataFile>,
     /// How many letters the files hold; another number means that a try in between was durable after all.
     letters_of: Option<usize>,
+    /// The letters are in a commit.
+    letters_durable: bool,
 }
 
-async fn commit(target: &Target, change: Change) -> Result<(), Failure> {
+/// True for a letter that the table's rows decided on, and no decoder.
+pub(crate) fn is_conflict(letter: &DeadLetter) -> bool {
+    letter.rejection.cause == Cause::Conflict
+}
+
+/// Gives the new version.
+async fn commit(target: &Target, change: Change) -> Result<i64, Failure> {
     let mut head = target.head.lock().await;
     match target.table.commit(&mut head, change).await {
         Ok(version) => {
             tracing::debug!(table = target.table.name(), version, "committed");
-            Ok(())
+            Ok(version)
         }
+        Err(CommitError::Moved { .. }) => Err(Failure::Moved),
         Err(CommitError::Fenced { app_id, expected, found }) => {
             tracing::warn!(
                 table = target.table.name(),

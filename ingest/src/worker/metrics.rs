@@ -12,6 +12,8 @@ pub(crate) struct Metrics {
     pub(crate) dead_letters: IntCounterVec,
     pub(crate) table_commits: IntCounter,
     pub(crate) fenced: IntCounter,
+    pub(crate) moved: IntCounter,
+    pub(crate) copies: IntCounter,
     pub(crate) flush_retries: IntCounter,
     pub(crate) gap_offsets: IntCounter,
     pub(crate) flush_seconds: Histogram,
@@ -43,6 +45,15 @@ impl Metrics {
             fenced: counter(
                 "daybook_worker_fenced_total",
                 "Batches dropped since another worker had moved the partition on; the records are read again.",
+            )?,
+            moved: counter(
+                "daybook_worker_moved_total",
+                "Commits that another worker's came before, so that its rows were compared first.",
+            )?,
+            copies: counter(
+                "daybook_worker_copies_total",
+                "Events read whose like, with the same id and payload, was in the table or the buffer: client retries. Of events \
+                 that are older than what the worker remembers, none is counted.",
             )?,
             flush_retries: counter("daybook_worker_flush_retries_total", "Flushes tried again after a storage error.")?,
             gap_offsets: counter(

@@ -19,10 +19,13 @@
 //!    is bounded by two buffers and the consumer's own (F19, R15).
 
 mod buffer;
+mod claims;
 mod columns;
 mod dead_letters;
 mod decode;
 mod flush;
+mod intake;
+mod known;
 mod metrics;
 mod positions;
 #[cfg(test)]

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error,
     buffer::EventBuffer,
-    dead_letters::DeadLetter,
-    decode::decode_record,
-    flush::{Batch, Flusher, Outcome, Span, Target},
+    claims::Claim,
+    flush::{Batch, Flusher, Outcome, Span, Target, is_conflict},
+    intake::{Filling, first_offsets},
+    known::{Identities, Known},
     metrics::Metrics,
     positions::TablePositions,
 };
@@ -29,18 +30,23 @@ pub struct Settings {
     pub flush_bytes: ByteSize,
     /// A buffer is flushed this long after its first record, however small. Bounds freshness; more commits cost more files.
     pub flush_age: SignedDuration,
+    /// Memory for the ids of the newest rows: as far back as they reach, an event whose id is taken by another is found. 64 MiB
+    /// are the last 0.9 to 1.8 million rows.
+    pub known_bytes: ByteSize,
     /// Threads that decode. More than one only while records come by the thousand; each of them makes files of its own.
     pub decode_threads: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { flush_bytes: ByteSize::mib(128), flush_age: SignedDuration::from_secs(1), decode_threads: 2 }
+        Self {
+            flush_bytes: ByteSize::mib(128),
+            flush_age: SignedDuration::from_secs(1),
+            known_bytes: ByteSize::mib(64),
+            decode_threads: 2,
+        }
     }
 }
-
-/// A further thread decodes where there are as many records for each.
-const RECORDS_A_THREAD: usize = 1_024;
 
 /// What a partition has come to, in this worker.
 struct Position {
@@ -48,26 +54,7 @@ struct Position {
     covered: i64,
     /// `next_offset` of the buffer that is filling.
     next: i64,
-}
-
-/// What is filling up for the next flush.
-struct Filling {
-    /// One for each thread that decodes; all but the first are empty while records are few.
-    events: Vec<EventBuffer>,
-    dead_letters: Vec<DeadLetter>,
-    dead_letter_bytes: usize,
-    gaps: Vec<(i32, i64, i64)>,
-    since: Option<Instant>,
-}
-
-impl Filling {
-    fn new() -> Self {
-        Self { events: Vec::new(), dead_letters: Vec::new(), dead_letter_bytes: 0, gaps: Vec::new(), since: None }
-    }
-
-    fn bytes(&self) -> usize {
-        self.events.iter().map(EventBuffer::bytes).sum::<usize>() + self.dead_letter_bytes
-    }
+    claim: Claim,
 }
 
 /// An ingest worker. Any number of them may work on one log and one table.
@@ -79,6 +66,10 @@ pub struct Worker {
     partitions: BTreeMap<i32, Position>,
     filling: Filling,
     flushing: Option<JoinHandle<Outcome>>,
+    /// What the events of the flush under way are known by.
+    in_flight: Arc<Identities>,
+    /// Records behind one that contradicts an event in a batch: they wait until that batch is committed.
+    held: Vec<Record>,
 }
 
 impl Worker {
@@ -104,16 +95,20 @@ impl Worker {
         let events = open(&lake, &EVENTS).await?;
         let dead_letters = open(&lake, &DEAD_LETTERS).await?;
         let metrics = Metrics::register(registry).map_err(Error::Metrics)?;
+        let known = Known::open(events.table.clone(), settings.known_bytes).await;
+        let known = known.map_err(|source| Error::Table { table: EVENTS.name, source })?;
         let positions = TablePositions { table: events.table.clone(), identity: identity.clone() };
         let shutdown = CancellationToken::new();
         Ok(Self {
             settings,
             log,
-            flusher: Flusher { events, dead_letters, identity, topic: topic.to_owned(), metrics, shutdown },
+            flusher: Flusher { events, dead_letters, known, identity, topic: topic.to_owned(), metrics, shutdown },
             positions: Arc::new(positions),
             partitions: BTreeMap::new(),
             filling: Filling::new(),
             flushing: None,
+            in_flight: Arc::default(),
+            held: Vec::new(),
         })
     }
 
@@ -136,8 +131,14 @@ impl Worker {
         while !shutdown.is_cancelled() {
             let full = self.filling.bytes() >= self.flush_bytes();
             let due = self.filling.since.map(|since| since + flush_age);
-            if self.flushing.is_none() && (full || due.is_some_and(|due| due <= Instant::now())) {
-                self.start_flush();
+            let due_now = full || !self.held.is_empty() || due.is_some_and(|due| due <= Instant::now());
+            if self.flushing.is_none() && due_now && self.start_flush() {
+                continue;
+            }
+            if self.flushing.is_none() && !self.held.is_empty() {
+                // What they waited for is in the table.
+                let records = std::mem::take(&mut self.held);
+                self.take_records(records).await;
                 continue;
             }
             tokio::select! {
@@ -146,10 +147,10 @@ impl Worker {
                 outcome = wait(&mut self.flushing), if self.flushing.is_some() => self.end_flush(outcome, consumer).await?,
                 () = sleep_until(due), if due.is_some() && self.flushing.is_none() => {}
                 // A full buffer is not added to: the consumer holds what the log sends meanwhile, up to its own limit.
-                event = consumer.next(), if !full => match event {
+                event = consumer.next(), if !full && self.held.is_empty() => match event {
                     Ok(event) => {
                         pause = Duration::from_millis(100);
-                        self.take(event, consumer).await?;
+                        self.take(event, consumer, shutdown).await?;
                     }
                     Err(error) if error.is_retryable() => {
                         tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "the log is away, trying again");
@@ -193,13 +194,14 @@ impl Worker {
         usize::try_from(self.settings.flush_bytes.as_u64()).unwrap_or(usize::MAX)
     }
 
-    async fn take(&mut self, event: Event, consumer: &mut dyn Consumer) -> Result<(), Error> {
+    async fn take(
+        &mut self,
+        event: Event,
+        consumer: &mut dyn Consumer,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
         match event {
-            Event::Assigned(positions) => {
-                for (partition, next_offset) in positions {
-                    self.partitions.insert(partition, Position { covered: next_offset, next: next_offset });
-                }
-            }
+            Event::Assigned(positions) => self.begin(positions, shutdown).await,
             Event::Revoked(partitions) => {
                 // Rows of several partitions share the buffer: all of it goes in now. If a new owner was faster, the
                 // commit is fenced and each side reads its position again.
@@ -207,6 +209,7 @@ impl Worker {
                 for partition in partitions {
                     self.partitions.remove(&partition);
                 }
+                self.held.retain(|record| self.partitions.contains_key(&record.kafka_partition));
             }
             Event::Gap { kafka_partition, from, to } => {
                 tracing::error!(kafka_partition, from, to, "the log no longer holds these offsets");
@@ -226,9 +229,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Decodes records into the buffer, on several threads where there are many.
+    /// Decodes records into the buffer.
     async fn take_records(&mut self, mut records: Vec<Record>) {
-        let mut bytes = 0;
+        let mut settled = false;
         records.retain(|record| {
             let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return false };
             if record.offset < position.next {
@@ -236,46 +239,31 @@ impl Worker {
                 return false;
             }
             position.next = record.offset + 1;
-            bytes += record.value.as_ref().map_or(0, |value| value.len());
-            true
+            let is_settled = position.claim.settles(record.offset, record.append_time_ms);
+            settled |= is_settled;
+            !is_settled
         });
+        if settled {
+            // No row comes of it, but the offset is to be covered.
+            self.filling.since.get_or_insert_with(Instant::now);
+        }
         if records.is_empty() {
             return;
         }
-        self.flusher.metrics.log_bytes.inc_by(bytes as u64);
-        self.filling.since.get_or_insert_with(Instant::now);
-        // A simulation has one thread.
-        let many_threads =
-            tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
-        let threads = if many_threads { self.settings.decode_threads } else { 1 };
-        let threads = threads.min(records.len() / RECORDS_A_THREAD).max(1);
-        let share = records.len().div_ceil(threads);
-        let mut buffers = std::mem::take(&mut self.filling.events);
-        buffers.resize_with(threads.max(buffers.len()), EventBuffer::new);
-        let idle = buffers.split_off(threads);
-        let mut elsewhere = Vec::new();
-        for buffer in buffers.drain(1..) {
-            let part = records.split_off(records.len().saturating_sub(share));
-            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer)));
-        }
-        let here = buffers.into_iter().map(|buffer| decode_all(std::mem::take(&mut records), buffer));
-        let mut decoded: Vec<_> = here.collect();
-        for part in elsewhere {
-            decoded.push(part.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())));
-        }
-        for (buffer, letters) in decoded {
-            self.filling.events.push(buffer);
-            for letter in letters {
-                let length = letter.record.value.as_ref().map_or(0, |value| value.len());
-                self.filling.dead_letter_bytes += length + 512;
-                self.filling.dead_letters.push(letter);
+        let (known, threads) = (&self.flusher.known, self.settings.decode_threads);
+        let sifted = self.filling.take(records, threads, known, &self.in_flight).await;
+        self.flusher.metrics.log_bytes.inc_by(sifted.bytes as u64);
+        self.flusher.metrics.copies.inc_by(sifted.copies);
+        for (partition, offset) in first_offsets(&sifted.held) {
+            if let Some(position) = self.partitions.get_mut(&partition) {
+                position.next = offset;
             }
         }
-        self.filling.events.extend(idle);
+        self.held = sifted.held;
     }
 
-    /// Hands what is filling to a flush; nothing happens where nothing is.
-    fn start_flush(&mut self) {
+    /// Hands what is filling to a flush; false where nothing is.
+    fn start_flush(&mut self) -> bool {
         let mut filling = std::mem::replace(&mut self.filling, Filling::new());
         let mut spans = BTreeMap::new();
         for (partition, position) in &mut self.partitions {
@@ -285,17 +273,31 @@ impl Worker {
             }
         }
         if spans.is_empty() {
-            return;
+            return false;
         }
-        let flusher = self.flusher.clone();
+        let mut claims = BTreeMap::new();
+        for letter in filling.dead_letters.iter().filter(|letter| is_conflict(letter)) {
+            if let Some(position) = self.partitions.get(&letter.record.kafka_partition) {
+                claims.insert(letter.record.kafka_partition, position.claim.number);
+            }
+        }
+        for partition in claims.keys() {
+            // The commit of the conflicts moves the claim; where it fails for good, all is claimed anew.
+            self.partitions.entry(*partition).and_modify(|position| position.claim.number += 1);
+        }
+        let (flusher, identities) = (self.flusher.clone(), Arc::new(std::mem::take(&mut filling.identities)));
+        self.in_flight = identities.clone();
         self.flushing = Some(tokio::spawn(async move {
             let events = filling.events.iter_mut().flat_map(EventBuffer::take).collect();
-            let batch = Batch { events, dead_letters: filling.dead_letters, spans, gaps: filling.gaps };
-            flusher.flush(batch).await
+            let Filling { dead_letters, gaps, arrivals, .. } = filling;
+            let arrivals = arrivals.unwrap_or_default();
+            flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await
         }));
+        true
     }
 
     async fn end_flush(&mut self, outcome: Outcome, consumer: &mut dyn Consumer) -> Result<(), Error> {
+        self.in_flight = Arc::default();
         match outcome {
             Outcome::Committed => {
                 let covered: BTreeMap<i32, i64> = self.partitions.iter().map(|(p, at)| (*p, at.covered)).collect();
@@ -316,6 +318,7 @@ impl Worker {
             Outcome::Fenced => self.start_again(consumer).await,
             Outcome::Abandoned => {
                 self.filling = Filling::new();
+                self.held.clear();
                 for position in self.partitions.values_mut() {
                     position.next = position.covered;
                 }
@@ -327,6 +330,7 @@ impl Worker {
     /// Drops all that is held and goes on from the table's positions.
     async fn start_again(&mut self, consumer: &mut dyn Consumer) -> Result<(), Error> {
         self.filling = Filling::new();
+        self.held.clear();
         let partitions: Vec<i32> = self.partitions.keys().copied().collect();
         let mut pause = Duration::from_millis(100);
         let positions = loop {
@@ -344,28 +348,38 @@ impl Worker {
                 Err(error) => return Err(Error::Log(error)),
             }
         };
-        for (partition, next_offset) in positions {
-            consumer.seek(partition, next_offset).await.map_err(Error::Log)?;
-            self.partitions.insert(partition, Position { covered: next_offset, next: next_offset });
+        for (partition, next_offset) in &positions {
+            consumer.seek(*partition, *next_offset).await.map_err(Error::Log)?;
         }
+        self.begin(positions.into_iter().collect(), &self.flusher.shutdown.clone()).await;
         Ok(())
     }
-}
 
-/// Puts the records that are events into `buffer`; gives it back, with the others.
-fn decode_all(records: Vec<Record>, mut buffer: EventBuffer) -> (EventBuffer, Vec<DeadLetter>) {
-    let mut letters = Vec::new();
-    for record in records {
-        let rejection = match decode_record(&record) {
-            Ok((origin, event)) => {
-                buffer.push(&record, &origin, &event);
-                continue;
+    /// Claims partitions, and takes their records from now on. Where the worker is told to stop first, it takes none.
+    async fn begin(&mut self, positions: Vec<(i32, i64)>, stop: &CancellationToken) {
+        for (partition, _) in &positions {
+            self.partitions.remove(partition);
+        }
+        let mut pause = Duration::from_millis(100);
+        let mut claims = loop {
+            match self.flusher.claim(&positions).await {
+                Ok(claims) => break claims,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "not claimed, trying again");
+                }
             }
-            Err(rejection) => rejection,
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+            pause = (pause * 2).min(Duration::from_secs(10));
         };
-        letters.push(DeadLetter { record, rejection });
+        for (partition, next_offset) in positions {
+            let claim = claims.remove(&partition).unwrap_or_default();
+            self.partitions.insert(partition, Position { covered: next_offset, next: next_offset, claim });
+        }
     }
-    (buffer, letters)
 }
 
 async fn open(lake: &Lake, spec: &'static TableSpec) -> Result<Target, Error> {

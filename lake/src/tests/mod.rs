@@ -84,6 +84,27 @@ async fn f04_f07_a_zombie_is_fenced_on_a_stale_head_and_on_a_fresh_one() {
 }
 
 #[tokio::test]
+async fn a_change_that_follows_one_version_follows_no_other() {
+    let table = lake(Arc::new(InMemory::new())).table(&EVENTS);
+    let mut head = table.create_if_missing().await.expect("created");
+    let mut other = head.clone();
+    append(&table, &mut head, DAY, &[("a", 1, 0), ("b", 2, 1)], vec![swap("p0", 0, 2)]).await;
+    let after = |version| Change { only_after: Some(version), ..change(vec![swap("p1", 0, 7)]) };
+    let stale = table.commit(&mut other, after(0)).await;
+    assert!(matches!(stale, Err(CommitError::Moved { version: 1 })), "{stale:?}");
+    // What came between is what the writer has to look at; compaction and its like bring no rows.
+    let files = table.added(0, 1).await.expect("readable").expect("the log holds it");
+    assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 2);
+    let mut ids = table.read(&SessionContext::new(), files, &["event_id", "log_offset"]).expect("a plan");
+    let batch = ids.try_next().await.expect("readable").expect("rows");
+    assert_eq!(batch.column(1).as_primitive::<Int64Type>().values().to_vec(), [0, 1]);
+    let same = Change { data_change: false, ..after(1) };
+    assert_eq!(table.commit(&mut other, same).await.expect("nothing came between"), 2);
+    assert_eq!(table.added(1, 2).await.expect("readable"), Some(vec![]));
+    assert_eq!(table.added(1, 3).await.expect("readable"), None);
+}
+
+#[tokio::test]
 async fn f04_a_new_owner_goes_on_with_a_head_from_before_the_last_one() {
     let table = lake(Arc::new(InMemory::new())).table(&EVENTS);
     let mut before = table.create_if_missing().await.expect("created");

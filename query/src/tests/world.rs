@@ -194,14 +194,7 @@ impl World {
         let table = self.lake.table(spec);
         let mut head = table.create_if_missing().await.expect("a table");
         let file = table.write_file(Some(day(offset)), &[batch(spec, rows)]).await.expect("written");
-        let change = Change {
-            operation: "WRITE",
-            add: vec![file],
-            remove,
-            swaps: vec![],
-            data_change: true,
-            metrics: serde_json::Map::new(),
-        };
+        let change = Change { operation: "WRITE", add: vec![file], remove, data_change: true, ..Change::default() };
         table.commit(&mut head, change).await.expect("committed");
     }
 

@@ -34,11 +34,13 @@ pub enum Cause {
     FutureTime,
     /// The record names no organisation.
     NoOrganisation,
+    /// Another event has the same organisation, source and id. No decoder finds that: the worker does.
+    Conflict,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -52,6 +54,7 @@ impl Cause {
         Self::Content,
         Self::FutureTime,
         Self::NoOrganisation,
+        Self::Conflict,
     ];
 
     /// The cause's stable name.
@@ -71,6 +74,7 @@ impl Cause {
             Self::Content => "content",
             Self::FutureTime => "future_time",
             Self::NoOrganisation => "no_organisation",
+            Self::Conflict => "conflict",
         }
     }
 }

@@ -4,6 +4,8 @@ use super::Bug;
 
 const WORKER: &str = "ingest/src/worker/worker.rs";
 const FLUSH: &str = "ingest/src/worker/flush.rs";
+const INTAKE: &str = "ingest/src/worker/intake.rs";
+const KNOWN: &str = "ingest/src/worker/known.rs";
 const BUFFER: &str = "ingest/src/worker/buffer.rs";
 const LOCAL: &str = "ingest/src/log/local.rs";
 const COMMIT: &str = "lake/src/commit.rs";
@@ -43,14 +45,17 @@ pub(super) static BUGS: &[Bug] = &[
         name: "after a refusal the buffer is kept",
         file: WORKER,
         edits: &[(
-            "        self.filling = Filling::new();\n        let partitions: Vec<i32>",
+            "        self.filling = Filling::new();\n        self.held.clear();\n        let partitions: Vec<i32>",
             "        let partitions: Vec<i32>",
         )],
     },
     Bug {
         name: "after a refusal the log is read on from where it was",
         file: WORKER,
-        edits: &[("consumer.seek(partition, next_offset).await.map_err(Error::Log)?;", "let _ = &consumer;")],
+        edits: &[(
+            "consumer.seek(*partition, *next_offset).await.map_err(Error::Log)?;",
+            "let _ = (&consumer, partition, next_offset);",
+        )],
     },
     Bug {
         name: "a gap is jumped over in silence",
@@ -62,12 +67,13 @@ pub(super) static BUGS: &[Bug] = &[
         file: FLUSH,
         edits: &[
             (
-                "        if !batch.dead_letters.is_empty() {\n            self.commit_dead_letters(batch, written).await?;\n        }\n",
+                "        if !batch.dead_letters.is_empty() && !written.letters_durable {\n            \
+                 self.commit_dead_letters(batch, written).await?;\n            written.letters_durable = true;\n        }\n",
                 "",
             ),
             (
-                "        commit(&self.events, change).await\n",
-                "        commit(&self.events, change).await?;\n        if batch.dead_letters.is_empty() { Ok(()) } else { \
+                "        self.commit_events(batch, change).await\n",
+                "        self.commit_events(batch, change).await?;\n        if batch.dead_letters.is_empty() { Ok(()) } else { \
                  self.commit_dead_letters(batch, written).await }\n",
             ),
         ],
@@ -76,8 +82,8 @@ pub(super) static BUGS: &[Bug] = &[
         name: "dead letters do not ask which of them are there",
         file: FLUSH,
         edits: &[(
-            ".filter(|letter| letter.record.offset >= stored(letter.record.kafka_partition))",
-            ".filter(|letter| letter.record.offset >= 0)",
+            "is_conflict(letter) || letter.record.offset >= stored(letter.record.kafka_partition)",
+            "is_conflict(letter) || letter.record.offset >= 0",
         )],
     },
     Bug {
@@ -97,6 +103,61 @@ pub(super) static BUGS: &[Bug] = &[
         name: "a table commit that failed for good counts as done",
         file: FLUSH,
         edits: &[("Err(error) => Err(Failure::Store(error.into())),", "Err(_) => Ok(()),")],
+    },
+    Bug {
+        name: "ids are not asked for",
+        file: KNOWN,
+        edits: &[(
+            "self.young.get(&key).or_else(|| self.old.get(&key)).copied()",
+            "self.young.get(&key).filter(|_| false).copied()",
+        )],
+    },
+    Bug {
+        name: "ids are forgotten at a restart (F29)",
+        file: KNOWN,
+        edits: &[(
+            "known.fill().await?;",
+            "let head = known.table.head().await?;\n        known.lock().version = head.map_or(-1, |head| head.version());",
+        )],
+    },
+    Bug {
+        name: "ids of other workers are not taken in",
+        file: KNOWN,
+        edits: &[(
+            "                self.take_in(files).await?;\n                self.lock().version",
+            "                drop(files);\n                self.lock().version",
+        )],
+    },
+    Bug {
+        name: "a batch is not compared with what others committed meanwhile",
+        file: FLUSH,
+        edits: &[("known.arrivals() != batch.arrivals &&", "known.arrivals() == u64::MAX &&")],
+    },
+    Bug {
+        name: "a commit does not ask whether others were faster",
+        file: FLUSH,
+        edits: &[(
+            "Change { only_after, ..change.clone() }",
+            "Change { only_after: only_after.filter(|_| false), ..change.clone() }",
+        )],
+    },
+    Bug {
+        name: "two events of one batch may have one id",
+        file: INTAKE,
+        edits: &[("            Some(_) => Verdict::Held,", "            Some(_) => Verdict::Copy,")],
+    },
+    Bug {
+        name: "records that were held back count as covered",
+        file: WORKER,
+        edits: &[("                position.next = offset;", "                let _ = (position, offset);")],
+    },
+    Bug {
+        name: "conflicts that are written already are not asked for",
+        file: WORKER,
+        edits: &[(
+            "            settled |= is_settled;\n            !is_settled",
+            "            settled |= is_settled;\n            true",
+        )],
     },
     Bug {
         name: "a day's last row is cut off",
