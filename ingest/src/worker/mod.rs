@@ -12,7 +12,8 @@
 //!    the stored `next_offset` is the one that the rows begin at (F04, F07). Kafka's group offset only shows lag.
 //! 2. Dead letters are committed first, with offsets of their own: after a crash in between, the records below
 //!    `dead_letters`' offset are decoded again, but not written again.
-//! 3. Decoding is a pure function of the record, so that any worker that meets it decides alike.
+//! 3. Decoding is a pure function of the record, so that any worker that meets it decides alike. Whether another event has
+//!    its id is asked of committed rows (`known`), and told by the newest owner of the partition alone (`claims`).
 //! 4. A refused batch is dropped whole and the positions are read from the table again (R3). Its files stay for vacuum:
 //!    files of an unknown commit are never deleted (F05, F06).
 //! 5. One flush at a time; while it runs, the next buffer fills, up to its limit, and then the log is not polled: memory
