@@ -13,10 +13,13 @@
 //! 2. A released schema only grows (see [`compat`]): every fixture of every version decodes for ever.
 //! 3. An unknown event type, client type or scalar attribute is kept; content (prompts, answers, paths) is refused.
 
+pub mod avro;
 pub mod clients;
 pub mod compat;
 pub mod event;
 mod ids;
+mod members;
+mod plain;
 pub mod registry;
 pub mod rollup;
 mod scan;

@@ -13,6 +13,8 @@ pub(crate) enum Scalar<'a> {
     /// A number that is no `i64`.
     Float(f64),
     Text(Cow<'a, str>),
+    /// A time (µs, UTC): Avro has them, JSON does not.
+    Time(i64),
     /// An array or object, skipped.
     Nested,
 }

@@ -13,9 +13,9 @@ use crate::{
     tables::{EVENT_COLUMNS, event_column},
 };
 
-const LATEST: i64 = 1_800_000_000_000_000;
+pub(crate) const LATEST: i64 = 1_800_000_000_000_000;
 
-fn folder(name: &str) -> std::path::PathBuf {
+pub(crate) fn folder(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
@@ -39,7 +39,7 @@ fn check_rejected(record: &[u8], cause: Cause, field: Option<&str>) {
 }
 
 /// The decoded event in a form that can be compared with a golden file.
-fn describe(event: &Event<'_>) -> Json {
+pub(crate) fn describe(event: &Event<'_>) -> Json {
     let values: serde_json::Map<String, Json> = event
         .values
         .iter()

@@ -12,7 +12,7 @@ use arrow::{
 };
 use jiff::civil::Date;
 use schemas::{
-    event::{Event, event_id_bytes},
+    event::Event,
     tables::{EVENT_COLUMNS, event_column},
 };
 
@@ -28,7 +28,7 @@ struct SortKey {
     day: i32,
     org: u32,
     user: u32,
-    client_type: &'static str,
+    client_type: u32,
     time_us: i64,
 }
 
@@ -79,6 +79,7 @@ pub(crate) struct EventBuffer {
     keys: Vec<SortKey>,
     orgs: Intern,
     users: Intern,
+    client_types: Intern,
     bytes: usize,
     /// Rows that are not to come out.
     discarded: HashSet<u32>,
@@ -139,6 +140,7 @@ impl EventBuffer {
             keys: Vec::new(),
             orgs: Intern::default(),
             users: Intern::default(),
+            client_types: Intern::default(),
             bytes: 0,
             discarded: HashSet::new(),
         }
@@ -159,8 +161,8 @@ impl EventBuffer {
         self.discarded.insert(u32::try_from(row).expect("fewer than 2^32 rows"));
     }
 
-    /// Appends one event.
-    pub(crate) fn push(&mut self, record: &Record, origin: &Origin<'_>, event: &Event<'_>) {
+    /// Appends one event; `id` as [`event_id_bytes`](schemas::event::event_id_bytes) gives it.
+    pub(crate) fn push(&mut self, record: &Record, origin: &Origin<'_>, event: &Event<'_>, id: &[u8]) {
         let row = self.keys.len();
         let day = i32::try_from(event.time_us.div_euclid(DAY_US)).expect("times end in the year 9999");
         let at = &self.fixed;
@@ -169,10 +171,7 @@ impl EventBuffer {
         self.columns[at.user_key].set_text(row, &event.subject);
         self.columns[at.client_type].set_text(row, event.client_type);
         self.columns[at.event_time].set_time(row, event.time_us);
-        match event_id_bytes(&event.id) {
-            (_, Some(text)) => self.columns[at.event_id].set_bytes(row, &text),
-            (uuid, None) => self.columns[at.event_id].set_bytes(row, &uuid),
-        }
+        self.columns[at.event_id].set_bytes(row, id);
         self.columns[at.source].set_text(row, &event.source);
         self.columns[at.event_type].set_text(row, &event.event_type);
         self.columns[at.recorded_time].set_time(row, origin.recorded_us);
@@ -190,7 +189,7 @@ impl EventBuffer {
             day,
             org: self.orgs.id(origin.org),
             user: self.users.id(&event.subject),
-            client_type: event.client_type,
+            client_type: self.client_types.id(event.client_type),
             time_us: event.time_us,
         });
         self.bytes += record.value.as_ref().map_or(0, |value| value.len()) / 2 + ROW_OVERHEAD_BYTES;
@@ -200,17 +199,21 @@ impl EventBuffer {
     /// Rows equal in these keep the order of the log within a partition.
     pub(crate) fn take(&mut self) -> Vec<(Date, RecordBatch)> {
         let rows = self.keys.len();
-        let (orgs, users) = (self.orgs.ranks(), self.users.ranks());
+        let (orgs, users, client_types) = (self.orgs.ranks(), self.users.ranks(), self.client_types.ranks());
         let keys = std::mem::take(&mut self.keys);
         let discarded = std::mem::take(&mut self.discarded);
-        let mut order: Vec<u32> = (0..u32::try_from(rows).expect("fewer than 2^32 rows")).collect();
+        let rank = |(row, key): (usize, &SortKey)| {
+            let (org, user) = (orgs[key.org as usize], users[key.user as usize]);
+            let row = u32::try_from(row).expect("fewer than 2^32 rows");
+            // The row comes last: equal rows keep their order.
+            (key.day, org, user, client_types[key.client_type as usize], key.time_us, row)
+        };
+        let mut order: Vec<_> = keys.iter().enumerate().map(rank).collect();
         if !discarded.is_empty() {
-            order.retain(|row| !discarded.contains(row));
+            order.retain(|(.., row)| !discarded.contains(row));
         }
-        order.sort_by_cached_key(|row| {
-            let key = &keys[*row as usize];
-            (key.day, orgs[key.org as usize], users[key.user as usize], key.client_type, key.time_us)
-        });
+        order.sort_unstable();
+        let order: Vec<u32> = order.into_iter().map(|(.., row)| row).collect();
         let order = UInt32Array::from(order);
         let columns: Vec<ArrayRef> = self
             .columns

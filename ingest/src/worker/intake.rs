@@ -196,11 +196,10 @@ fn decode_all(records: Vec<Record>, mut buffer: EventBuffer) -> (EventBuffer, us
     let records = records.into_iter().map(|record| {
         let fate = match decode_record(&record) {
             Ok((origin, event)) => {
-                buffer.push(&record, &origin, &event);
-                let key = match event_id_bytes(&event.id) {
-                    (_, Some(text)) => key(origin.org, &event.source, &text),
-                    (uuid, None) => key(origin.org, &event.source, &uuid),
-                };
+                let (uuid, text) = event_id_bytes(&event.id);
+                let id = text.as_deref().unwrap_or(&uuid);
+                buffer.push(&record, &origin, &event, id);
+                let key = key(origin.org, &event.source, id);
                 Fate::Event { key, payload: event.payload_hash }
             }
             Err(rejection) => Fate::Letter(rejection),

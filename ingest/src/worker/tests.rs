@@ -9,7 +9,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use proptest::prelude::*;
-use schemas::event::Cause;
+use schemas::event::{Cause, event_id_bytes};
 
 use super::{
     buffer::EventBuffer,
@@ -61,7 +61,7 @@ proptest! {
                 let text = event(&format!("e{offset}"), ["u1", "u10", "u2", "ü"][*user], ["cli", "ide", "odd"][*client], &time);
                 let record = record(offset as i64, org, text);
                 let (origin, event) = decode_record(&record).expect("an event");
-                buffer.push(&record, &origin, &event);
+                buffer.push(&record, &origin, &event, event.id.as_bytes());
             }
             prop_assert_eq!(buffer.rows(), rows.len());
             let batches = buffer.take();
@@ -164,7 +164,8 @@ fn measure_stages() {
         let started = Instant::now();
         for record in &records {
             if let Ok((origin, event)) = decode_record(record) {
-                buffer.push(record, &origin, &event);
+                let (uuid, text) = event_id_bytes(&event.id);
+                buffer.push(record, &origin, &event, text.as_deref().unwrap_or(&uuid));
             }
         }
         let push = each(started) - decode;

@@ -1,11 +1,11 @@
 //! An event's data, read by the schema of its type.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    Cause, MAX_EXT_CHARS, Rejection, Value,
+    Cause, Rejection, Value,
     envelope::Envelope,
-    scalars::{Name, decimal, extension, int, text, wrong_type},
+    scalars::{Name, decimal, extension, int, kept, text, wrong_type},
     whole,
 };
 use crate::{
@@ -18,7 +18,10 @@ impl<'a> Envelope<'a> {
     pub(super) fn take_data(&mut self, spec: &EventSpec, data: &'a str) -> Result<(), Rejection> {
         let nested = |key: &str| spec.field(key).is_some_and(|(_, field)| field.field_type == FieldType::Object);
         let mut met = 0_u64;
-        object(data, nested, |key, member| {
+        // Where a field is an object, its value is read raw.
+        let nests = || spec.fields.iter().any(|field| field.field_type == FieldType::Object);
+        let plain = self.members.take().filter(|data| data.text.is_none() || !nests());
+        let mut take = |key: Cow<'a, str>, member: Member<'a>| {
             let name = Name::data(&key);
             let Some((index, field)) = spec.field(&key) else {
                 let Member::Scalar(scalar) = member else { unreachable!("only known objects are read raw") };
@@ -52,11 +55,28 @@ impl<'a> Envelope<'a> {
                     _ => return Err(wrong_type(name, "true or false")),
                 },
                 FieldType::Decimal { signed } => Value::Decimal(decimal(name, &scalar, *signed)?),
-                FieldType::Object => unreachable!("objects are read raw"),
+                FieldType::Object => return Err(wrong_type(name, "an object of scalars")),
             };
             self.put(field.column.expect("every scalar field has a column"), name, value)
-        })
-        .map_err(|error| whole(error, Some("data")))?;
+        };
+        match plain {
+            Some(data) => {
+                for (key, scalar) in data.members {
+                    take(Cow::Borrowed(key), Member::Scalar(scalar))?;
+                }
+                for (key, scalars) in data.objects {
+                    match spec.field(key) {
+                        Some((index, field)) if field.field_type == FieldType::Object => {
+                            met |= 1 << index;
+                            keep_object(&mut self.ext, key, scalars)?;
+                        }
+                        Some((_, field)) => return Err(wrong_type(Name::data(&field.name), "a scalar")),
+                        None => extension(&mut self.ext, Name::data(key), Scalar::Nested)?,
+                    }
+                }
+            }
+            None => object(data, nested, take).map_err(|error| whole(error, Some("data")))?,
+        }
         for (index, field) in spec.fields.iter().enumerate() {
             if field.required && met & (1 << index) == 0 {
                 let name = Name::data(&field.name);
@@ -69,32 +89,48 @@ impl<'a> Envelope<'a> {
 
 /// Keeps an object of scalars, whole; its names are the vendor's own.
 fn nested_object(ext: &mut BTreeMap<String, serde_json::Value>, key: &str, raw: &str) -> Result<(), Rejection> {
-    let name = Name::data(key);
-    let mut kept: BTreeMap<String, serde_json::Value> = BTreeMap::new();
-    object(
+    let mut kept = BTreeMap::new();
+    let read = object(
         raw,
         |_| false,
         |inner, member| {
-            let inner_key = format!("{key}.{inner}");
-            let inner_name = Name::data(&inner_key);
             let Member::Scalar(scalar) = member else { unreachable!("nothing is read raw here") };
-            let value = match scalar {
-                Scalar::Null => serde_json::Value::Null,
-                Scalar::Bool(value) => value.into(),
-                Scalar::Int(value) => value.into(),
-                Scalar::Float(value) => value.into(),
-                Scalar::Nested => return Err(wrong_type(inner_name, "a scalar")),
-                scalar @ Scalar::Text(_) => text(inner_name, scalar, MAX_EXT_CHARS)?.into_owned().into(),
-            };
-            if kept.insert(inner.chars().take(256).collect(), value).is_some() {
-                return Err(inner_name.twice());
-            }
-            Ok(())
+            keep(&mut kept, key, &inner, scalar)
         },
-    )
-    .map_err(|error| whole(error, Some(&name.to_string())))?;
-    if ext.insert(key.to_owned(), serde_json::json!(kept)).is_some() {
-        return Err(name.twice());
+    );
+    read.map_err(|error| whole(error, Some(&Name::data(key).to_string())))?;
+    put_object(ext, key, kept)
+}
+
+/// The same of an object that was read already.
+fn keep_object(
+    ext: &mut BTreeMap<String, serde_json::Value>,
+    key: &str,
+    scalars: Vec<(&str, Scalar<'_>)>,
+) -> Result<(), Rejection> {
+    let mut kept = BTreeMap::new();
+    for (inner, scalar) in scalars {
+        keep(&mut kept, key, inner, scalar)?;
     }
-    Ok(())
+    put_object(ext, key, kept)
+}
+
+fn keep(
+    kept_so_far: &mut BTreeMap<String, serde_json::Value>,
+    key: &str,
+    inner: &str,
+    scalar: Scalar<'_>,
+) -> Result<(), Rejection> {
+    let inner_key = format!("{key}.{inner}");
+    let name = Name::data(&inner_key);
+    let value = kept(name, scalar)?;
+    if kept_so_far.insert(inner.chars().take(256).collect(), value).is_some() { Err(name.twice()) } else { Ok(()) }
+}
+
+fn put_object(
+    ext: &mut BTreeMap<String, serde_json::Value>,
+    key: &str,
+    object: BTreeMap<String, serde_json::Value>,
+) -> Result<(), Rejection> {
+    if ext.insert(key.to_owned(), serde_json::json!(object)).is_some() { Err(Name::data(key).twice()) } else { Ok(()) }
 }

@@ -24,7 +24,11 @@ pub use self::{
     rejection::{Cause, Rejection},
     time::parse_time,
 };
-use crate::scan::{ObjectError, object};
+use crate::{
+    members::Members,
+    plain,
+    scan::{ObjectError, object},
+};
 
 /// Longest event, as JSON text (bytes).
 pub const MAX_EVENT_BYTES: usize = 64 * 1024;
@@ -108,8 +112,19 @@ pub fn decode(record: &[u8], latest_us: i64) -> Result<Event<'_>, Rejection> {
     let text = std::str::from_utf8(record)
         .map_err(|error| Rejection::new(Cause::NotUtf8, None, format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     let mut envelope = Envelope::new();
-    object(text, |key| key == "data", |key, member| envelope.take(key, member, latest_us))
-        .map_err(|error| whole(error, None))?;
+    match plain::read(text) {
+        Some(event) => envelope.take_all(event, latest_us)?,
+        None => object(text, |key| key == "data", |key, member| envelope.take(key, member, latest_us))
+            .map_err(|error| whole(error, None))?,
+    }
+    envelope.finish()
+}
+
+/// Checks an event whose members were read from a form that implies CloudEvents 1.0.
+pub(crate) fn from_members(members: Members<'_>, latest_us: i64) -> Result<Event<'_>, Rejection> {
+    let mut envelope = Envelope::new();
+    envelope.take_all(members, latest_us)?;
+    envelope.imply_version();
     envelope.finish()
 }
 

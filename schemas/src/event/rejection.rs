@@ -14,6 +14,10 @@ pub enum Cause {
     NotUtf8,
     /// Not JSON, cut off, or nested too deeply.
     NotJson,
+    /// In the wire format of Avro, but not of its schema.
+    NotAvro,
+    /// In the wire format of Avro, of a schema that is not known here or is none of events.
+    UnknownSchema,
     /// JSON, but not an object.
     NotAnObject,
     /// A CloudEvents version other than 1.0.
@@ -40,10 +44,12 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
+        Self::NotAvro,
+        Self::UnknownSchema,
         Self::NotAnObject,
         Self::SpecVersion,
         Self::Missing,
@@ -64,6 +70,8 @@ impl Cause {
             Self::TooLarge => "too_large",
             Self::NotUtf8 => "not_utf8",
             Self::NotJson => "not_json",
+            Self::NotAvro => "not_avro",
+            Self::UnknownSchema => "unknown_schema",
             Self::NotAnObject => "not_an_object",
             Self::SpecVersion => "spec_version",
             Self::Missing => "missing_attribute",

@@ -5,6 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt};
 use super::{Cause, EARLIEST_TIME_US, MAX_EXT_CHARS, Rejection, parse_time};
 use crate::{registry::Registry, scan::Scalar};
 
+/// Latest time that RFC 3339 can write, 9999-12-31T23:59:59.999999Z (µs).
+const LATEST_TIME_US: i64 = 253_402_300_799_999_999;
 /// Most attributes without a field of their own.
 const MAX_EXT_ATTRIBUTES: usize = 64;
 
@@ -101,9 +103,13 @@ pub(super) fn int(name: Name<'_>, scalar: &Scalar<'_>, min: i64, max: i64) -> Re
 }
 
 pub(super) fn time(name: Name<'_>, scalar: &Scalar<'_>) -> Result<i64, Rejection> {
-    let Scalar::Text(text) = scalar else { return Err(wrong_type(name, "an RFC 3339 time")) };
     let form = "an RFC 3339 time with an offset, e.g. 2026-03-04T05:06:07.123456Z";
-    let time = parse_time(text).ok_or_else(|| wrong_type(name, form))?;
+    let time = match scalar {
+        Scalar::Text(text) => parse_time(text).ok_or_else(|| wrong_type(name, form))?,
+        Scalar::Time(time) if *time <= LATEST_TIME_US => *time,
+        Scalar::Time(_) => return Err(name.rejected(Cause::OutOfRange, format!("`{name}` lies after the year 9999"))),
+        _ => return Err(wrong_type(name, "an RFC 3339 time")),
+    };
     if time < EARLIEST_TIME_US {
         let detail = format!("`{name}` lies before 2000-01-01; check the client's clock");
         return Err(name.rejected(Cause::OutOfRange, detail));
@@ -166,14 +172,11 @@ pub(super) fn extension(
     }
     let value = match scalar {
         Scalar::Null => return Ok(()),
-        Scalar::Bool(value) => value.into(),
-        Scalar::Int(value) => value.into(),
-        Scalar::Float(value) => value.into(),
         Scalar::Nested => {
             let detail = format!("`{name}` is nested; attributes without a field of their own are scalars");
             return Err(name.rejected(Cause::Content, detail));
         }
-        scalar @ Scalar::Text(_) => text(name, scalar, MAX_EXT_CHARS)?.into_owned().into(),
+        scalar => kept(name, scalar)?,
     };
     if ext.insert(key.to_owned(), value).is_some() {
         return Err(name.twice());
@@ -183,4 +186,21 @@ pub(super) fn extension(
         return Err(name.rejected(Cause::OutOfRange, detail));
     }
     Ok(())
+}
+
+/// A scalar as `ext` keeps it.
+pub(super) fn kept(name: Name<'_>, scalar: Scalar<'_>) -> Result<serde_json::Value, Rejection> {
+    Ok(match scalar {
+        Scalar::Null => serde_json::Value::Null,
+        Scalar::Bool(value) => value.into(),
+        Scalar::Int(value) => value.into(),
+        Scalar::Float(value) => value.into(),
+        Scalar::Time(us) => {
+            let time = jiff::Timestamp::from_microsecond(us);
+            let detail = || name.rejected(Cause::OutOfRange, format!("`{name}` lies after the year 9999"));
+            time.map_err(|_| detail())?.to_string().into()
+        }
+        Scalar::Nested => return Err(wrong_type(name, "a scalar")),
+        scalar @ Scalar::Text(_) => text(name, scalar, MAX_EXT_CHARS)?.into_owned().into(),
+    })
 }
