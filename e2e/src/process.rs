@@ -125,6 +125,18 @@ impl Server {
         text.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
+    /// The most memory that it has held (`VmHWM` of the kernel).
+    ///
+    /// # Panics
+    /// Where the process has ended.
+    #[must_use]
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number of kB");
+        kib << 10
+    }
+
     /// Fails the test where the process has ended.
     ///
     /// # Panics

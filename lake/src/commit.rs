@@ -65,8 +65,8 @@ pub struct Change {
     pub swaps: Vec<Swap>,
     /// False where the rows stay the same (compaction).
     pub data_change: bool,
-    /// On top of this version or not at all: for a change that depends on which rows were there before. `None` = on top of
-    /// whatever is newest.
+    /// Not at all where a version after this one brought new rows: for a change that depends on which rows were there before.
+    /// `None` = on top of whatever is newest.
     pub only_after: Option<i64>,
     /// Kept in `commitInfo.operationMetrics`.
     pub metrics: Map<String, Value>,
@@ -178,6 +178,9 @@ impl Table {
 fn landed(head: &mut Head, change: &Change, now_ms: i64) -> i64 {
     let state = &mut head.state;
     state.version += 1;
+    if change.data_change && !change.add.is_empty() {
+        state.rows_version = state.version;
+    }
     state.read_ms = now_ms;
     for swap in &change.swaps {
         state.txns.insert(swap.app_id.clone(), swap.next);
@@ -197,7 +200,7 @@ fn check(head: &Head, change: &Change) -> Result<(), CommitError> {
         }
     }
     let state = &head.state;
-    if change.only_after.is_some_and(|version| version != state.version) {
+    if change.only_after.is_some_and(|version| version < state.rows_version) {
         return Err(CommitError::Moved { version: state.version });
     }
     let conflict = |version, detail| Err(CommitError::Conflict { version, detail });

@@ -17,6 +17,7 @@
 
 mod commit;
 mod error;
+mod fetch;
 mod file;
 mod layout;
 mod log_checkpoint;

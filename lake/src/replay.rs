@@ -23,7 +23,7 @@ use crate::{
 pub(crate) const READER_VERSION: i64 = 1;
 pub(crate) const WRITER_VERSION: i64 = 2;
 /// Entries fetched at a time while catching up on many.
-const FETCHED_AHEAD_MAX: usize = 16;
+pub(crate) const FETCHED_AHEAD_MAX: usize = 16;
 /// What was read of a log longer ago than this is read anew (ms): the entries behind it may have been cleaned up, and where
 /// they are missing the log would seem to end. Log entries are kept for at least twice as long.
 pub(crate) const KNOWN_AGE_MAX_MS: i64 = 24 * 3600 * 1000;
@@ -35,6 +35,8 @@ const REMOVED_MAX: usize = 65_536;
 pub(crate) struct State {
     /// -1 before the first entry.
     pub(crate) version: i64,
+    /// The last version that brought new rows, or a later one where the entries up to it were not read one by one.
+    pub(crate) rows_version: i64,
     pub(crate) table_id: String,
     pub(crate) schema_string: String,
     /// minReaderVersion, minWriterVersion.
@@ -79,11 +81,19 @@ impl Entry {
     /// Files whose rows are new to the table; `version` is the entry's.
     pub(crate) fn added(&self, table: &Table, version: i64) -> Result<Vec<DataFile>> {
         let types = stats_columns(table.spec());
-        let adds = self.each("add").filter(|add| add["dataChange"].as_bool() != Some(false));
-        let files = adds.map(|add| DataFile::from_add(table.spec(), &types, add, version));
+        let files = self.new_rows().map(|add| DataFile::from_add(table.spec(), &types, add, version));
         files
             .collect::<std::result::Result<_, _>>()
             .map_err(|detail| Error::corrupt(&layout::entry(table.folder(), version), detail))
+    }
+
+    fn new_rows(&self) -> impl Iterator<Item = &Value> {
+        self.each("add").filter(|add| add["dataChange"].as_bool() != Some(false))
+    }
+
+    /// True where it adds rows that were not there before.
+    pub(crate) fn brings_rows(&self) -> bool {
+        self.new_rows().next().is_some()
     }
 
     /// True where it changes metadata or protocol.
@@ -94,7 +104,13 @@ impl Entry {
 
 impl State {
     pub(crate) fn empty(with_files: bool) -> Self {
-        Self { version: -1, removed_since: -1, files: with_files.then(BTreeMap::new), ..Self::default() }
+        Self {
+            version: -1,
+            rows_version: -1,
+            removed_since: -1,
+            files: with_files.then(BTreeMap::new),
+            ..Self::default()
+        }
     }
 
     /// Applies the entry of the version after this one.
@@ -125,6 +141,9 @@ impl State {
                 let file = DataFile::from_add(table.spec(), &types, add, version).map_err(corrupt)?;
                 files.insert(file.path.clone(), file);
             }
+        }
+        if entry.brings_rows() {
+            self.rows_version = version;
         }
         self.version = version;
         Ok(())
@@ -160,7 +179,7 @@ impl State {
 /// Reads the log up to its end. `None` where there is no table.
 pub(crate) async fn read(table: &Table, with_files: bool) -> Result<Option<State>> {
     let mut state = match log_checkpoint::newest(table, with_files).await? {
-        Some(state) => state,
+        Some(state) => State { rows_version: state.version, ..state },
         None => State::empty(with_files),
     };
     follow(table, &mut state).await?;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::{
-    ClientConfigKey, ObjectStore, PutMode, PutOptions, RetryConfig,
+    ClientConfigKey, ObjectStore, ObjectStoreExt, PutMode, PutOptions, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     local::LocalFileSystem,
     memory::InMemory,
@@ -31,6 +31,9 @@ const REQUEST_MAX: &str = "60s";
 /// For how long `object_store` itself repeats a request. Short: what it cannot do by then, the commit loop or the worker
 /// tries again, with what it has learned from the log in between.
 const REPEAT_MAX: Duration = Duration::from_secs(45);
+
+/// Times that a body is asked for.
+const BODIES_MAX: u32 = 4;
 
 /// A lake: a folder of tables. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -184,6 +187,21 @@ impl Place {
     pub(crate) fn pause(&self, ceiling_ms: u64) -> Duration {
         let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
         Duration::from_millis(chance.random_range(0..=ceiling_ms))
+    }
+
+    /// A whole object. Where its body breaks off, which the store's client does not repeat, it is asked for again.
+    pub(crate) async fn get(&self, path: &Path) -> object_store::Result<Bytes> {
+        let mut attempt = 1;
+        loop {
+            match self.store.get(path).await?.bytes().await {
+                Err(error) if attempt < BODIES_MAX => {
+                    tracing::debug!(%path, %error, "the body of an answer broke off");
+                    tokio::time::sleep(self.pause(5 << attempt)).await;
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Puts an object that must not be there yet; durable when it returns.

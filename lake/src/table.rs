@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::datatypes::{DataType, Schema};
-use object_store::{ObjectStoreExt, path::Path};
+use futures::StreamExt;
+use object_store::path::Path;
 use schemas::TableSpec;
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::{
     Error, Result,
     file::DataFile,
     layout,
-    replay::{self, Entry, State},
+    replay::{self, Entry, FETCHED_AHEAD_MAX, State},
     store::Place,
 };
 
@@ -134,11 +135,8 @@ impl Table {
     /// The entry of a version; `None` where there is none.
     pub(crate) async fn entry(&self, version: i64) -> Result<Option<Entry>> {
         let path = layout::entry(&self.folder, version);
-        match self.place.store.get(&path).await {
-            Ok(found) => {
-                let bytes = found.bytes().await.map_err(|source| Error::store(&path, source))?;
-                Entry::parse(&path, &bytes).map(Some)
-            }
+        match self.place.get(&path).await {
+            Ok(bytes) => Entry::parse(&path, &bytes).map(Some),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(Error::store(&path, source)),
         }
@@ -168,9 +166,11 @@ impl Table {
     /// # Errors
     /// Where the log cannot be read.
     pub async fn added(&self, after: i64, up_to: i64) -> Result<Option<Vec<DataFile>>> {
+        let entries = (after + 1..=up_to).map(|version| async move { (version, self.entry(version).await) });
+        let mut entries = futures::stream::iter(entries).buffered(FETCHED_AHEAD_MAX);
         let mut files = Vec::new();
-        for version in after + 1..=up_to {
-            match self.entry(version).await? {
+        while let Some((version, entry)) = entries.next().await {
+            match entry? {
                 Some(entry) => files.extend(entry.added(self, version)?),
                 None => return Ok(None),
             }

@@ -17,6 +17,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,10 +27,9 @@ use arrow::{
     datatypes::{DataType, Int64Type},
 };
 use bytesize::ByteSize;
-use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use lake::{DataFile, Table};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// XXH3-64 of organisation, source and id. Two events of a million in memory share one with a chance of 1 in 10^13.
 pub(crate) type Key = u64;
@@ -55,14 +55,10 @@ impl Hasher for AsIs {
     }
 }
 
-/// The key of an event; `id` as the column `event_id` has it.
+/// The key of an event; `id` as the column `event_id` has it. Each part seeds the hash of the next: parts do not run together.
 pub(crate) fn key(org: &str, source: &str, id: &[u8]) -> Key {
-    let mut hash = Xxh3::new();
-    for part in [org.as_bytes(), source.as_bytes(), id] {
-        hash.update(&(part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.digest()
+    let of_source = xxh3_64_with_seed(source.as_bytes(), xxh3_64(org.as_bytes()));
+    xxh3_64_with_seed(id, of_source)
 }
 
 /// The newest rows of `events`. Cheap to clone; clones share what they know.
@@ -169,15 +165,14 @@ impl Known {
         let snapshot = self.table.snapshot().await?;
         let mut files = snapshot.files.clone();
         files.sort_by_key(|file| std::cmp::Reverse(file.max_time_us("recorded_time")));
-        let room = self.lock().rows_max as u64;
-        let mut rows = 0;
-        let mut newest: Vec<DataFile> = files
-            .into_iter()
-            .take_while(|file| {
-                rows += file.rows;
-                rows <= room
-            })
-            .collect();
+        let mut room = self.lock().rows_max as u64;
+        // The file that fills the room is taken in too: one merged file may be larger than all of it, and `add` forgets in time.
+        let newest = files.into_iter().take_while(|file| {
+            let fits = room > 0;
+            room = room.saturating_sub(file.rows);
+            fits
+        });
+        let mut newest: Vec<DataFile> = newest.collect();
         // The newest last: what comes last is kept longest.
         newest.reverse();
         self.take_in(newest).await?;
@@ -190,8 +185,8 @@ impl Known {
             return Ok(());
         }
         let columns = ["org_id", "source", "event_id", "payload_hash"];
-        let mut batches = self.table.read(&SessionContext::new(), files, &columns)?;
-        while let Some(batch) = batches.try_next().await.map_err(lake::Error::Scan)? {
+        let mut batches = pin!(self.table.read_newest(files, &columns));
+        while let Some(batch) = batches.try_next().await? {
             let identities = identities(&batch);
             let mut rows = self.lock();
             for (key, payload) in identities {

@@ -66,6 +66,9 @@ pub struct Worker {
     partitions: BTreeMap<i32, Position>,
     filling: Filling,
     flushing: Option<JoinHandle<Outcome>>,
+    /// When the last one ended: the next waits a while, in which other workers commit. Where the store is slow, those that are
+    /// behind would never come to it.
+    flushed: Option<Instant>,
     /// What the events of the flush under way are known by.
     in_flight: Arc<Identities>,
     /// Records behind one that contradicts an event in a batch: they wait until that batch is committed.
@@ -107,6 +110,7 @@ impl Worker {
             partitions: BTreeMap::new(),
             filling: Filling::new(),
             flushing: None,
+            flushed: None,
             in_flight: Arc::default(),
             held: Vec::new(),
         })
@@ -130,7 +134,11 @@ impl Worker {
         let mut pause = Duration::from_millis(100);
         while !shutdown.is_cancelled() {
             let full = self.filling.bytes() >= self.flush_bytes();
-            let due = self.filling.since.map(|since| since + flush_age);
+            let due = self
+                .filling
+                .since
+                .map(|since| since + flush_age)
+                .map(|due| self.flushed.map_or(due, |flushed| due.max(flushed + flush_age / 2)));
             let due_now = full || !self.held.is_empty() || due.is_some_and(|due| due <= Instant::now());
             if self.flushing.is_none() && due_now && self.start_flush() {
                 continue;
@@ -298,6 +306,7 @@ impl Worker {
 
     async fn end_flush(&mut self, outcome: Outcome, consumer: &mut dyn Consumer) -> Result<(), Error> {
         self.in_flight = Arc::default();
+        self.flushed = Some(Instant::now());
         match outcome {
             Outcome::Committed => {
                 let covered: BTreeMap<i32, i64> = self.partitions.iter().map(|(p, at)| (*p, at.covered)).collect();
