@@ -30,6 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 const PARTITIONS: i32 = 6;
 
+/// As in `daybook`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() {
     let options = Options::parse();
