@@ -37,8 +37,13 @@ async fn main() {
     let options = Options::parse();
     let kafka = Kafka::start();
     kafka.create_topic("backlog", PARTITIONS);
-    let settings =
-        KafkaSettings { bootstrap_servers: kafka.bootstrap(), topic: "backlog".into(), ..KafkaSettings::default() };
+    let settings = KafkaSettings {
+        bootstrap_servers: kafka.bootstrap(),
+        topic: "backlog".into(),
+        // Two requests a partition, and one broker.
+        delivery_timeout: jiff::SignedDuration::from_secs(300),
+        ..KafkaSettings::default()
+    };
     let log = KafkaLog::open(&settings).expect("the settings are sound");
     fill(&log, options.events).await;
 
