@@ -133,6 +133,7 @@ impl Service {
         {
             let state = collector::Collector::new(
                 config.collector.clone(),
+                &config.log.producers,
                 log,
                 parts.directory.clone(),
                 parts::now,
@@ -233,6 +234,10 @@ impl Service {
         if drained.is_err() {
             tracing::warn!(after = ?self.drain, "requests were still under way; they are broken off");
             self.http.shutdown().await;
+        }
+        if let Err(error) = self.parts.directory.return_quota().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what is held of daily quotas could not be given back; it is lost to today");
         }
         self.stopping.cancel();
         let mut outcome = Ok(());
