@@ -178,6 +178,8 @@ impl Service {
             return Err(Fault::failed("a worker needs a log"));
         };
         let worker = Worker::new(config.worker.clone(), lake.clone(), log.clone(), config.log.topic(), registry).await;
+        let worker =
+            worker.and_then(|worker| worker.with_producers(&config.log.producers, self.parts.directory.clone()));
         let worker = worker.during("cannot start the worker")?;
         let stopping = self.stopping.clone();
         self.roles.spawn(async move { worker.run(stopping).await.during("the worker failed") });
