@@ -275,6 +275,7 @@ pub(crate) struct QueryArgs {
 #[command(after_help = "\
 Examples:
   daybook org create acme --name \"Acme\" --time-zone Europe/Berlin
+  daybook org set acme --daily-quota 5000000
   daybook org list --format json")]
 pub(crate) struct OrgArgs {
     #[command(subcommand)]
@@ -294,6 +295,21 @@ pub(crate) enum OrgCommand {
         /// IANA time zone in which its days begin and end
         #[arg(long, default_value = "UTC", value_name = "ZONE")]
         time_zone: String,
+        /// Most events in a UTC day, all collectors together [default: no limit]
+        #[arg(long, value_name = "N")]
+        daily_quota: Option<u64>,
+    },
+    /// Change an organisation; running collectors follow within seconds
+    Set {
+        /// The organisation
+        #[arg(value_name = "ORG")]
+        id: schemas::OrgId,
+        /// Most events in a UTC day, all collectors together
+        #[arg(long, value_name = "N", required_unless_present = "no_daily_quota")]
+        daily_quota: Option<u64>,
+        /// Any number of events
+        #[arg(long, conflicts_with = "daily_quota")]
+        no_daily_quota: bool,
     },
     /// List the organisations
     List(Output),
@@ -305,16 +321,20 @@ pub(crate) enum KeyScope {
     Ingest,
     /// Read rollups
     Read,
+    /// Sign records that a program writes to the log itself (docs/producers.md); not accepted over HTTP
+    Produce,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   daybook key create --org acme --scope ingest --label laptops
+  daybook key create --org acme --label gateway --rate-limit 50000
   daybook key list --org acme
   daybook key revoke KEY_ID
 
-The key is printed once, to standard output, and only its hash is kept.")]
+The key is printed once, to standard output, and only its hash is kept; of a key with the scope `produce` also what its
+signatures are checked with.")]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
     pub(crate) command: KeyCommand,
@@ -333,6 +353,9 @@ pub(crate) enum KeyCommand {
         /// What it is for
         #[arg(long, default_value = "", value_name = "TEXT")]
         label: String,
+        /// Most events a second through each collector, 0 = any number [default: as collector.rate-limit-events says]
+        #[arg(long, value_name = "N")]
+        rate_limit: Option<u64>,
     },
     /// List an organisation's keys (never the secrets)
     List {

@@ -22,6 +22,8 @@ pub(crate) struct Known {
     pub(crate) org: OrgId,
     pub(crate) scope: Scope,
     pub(crate) secret_sha256: [u8; 32],
+    pub(crate) rate_limit: Option<u64>,
+    pub(crate) daily_quota: Option<u64>,
 }
 
 /// `None` = the database knows no valid key of that id. Ids are random: none is presented before it exists.

@@ -12,6 +12,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{CryptoRng, Rng};
 use sha2::{Digest as _, Sha256};
 
+use crate::mac::MacKey;
+
 const PREFIX: &str = "dbk_";
 const ID_CHARS: usize = 16;
 const SECRET_BYTES: usize = 32;
@@ -58,6 +60,8 @@ pub enum Scope {
     Ingest,
     /// Ask questions.
     Read,
+    /// Sign records that are written to the log directly. Not accepted over HTTP.
+    Produce,
 }
 
 impl Scope {
@@ -67,6 +71,7 @@ impl Scope {
         match self {
             Self::Ingest => "ingest",
             Self::Read => "read",
+            Self::Produce => "produce",
         }
     }
 }
@@ -84,6 +89,7 @@ impl FromStr for Scope {
         match text {
             "ingest" => Ok(Self::Ingest),
             "read" => Ok(Self::Read),
+            "produce" => Ok(Self::Produce),
             _ => Err(()),
         }
     }
@@ -98,6 +104,16 @@ impl Secret {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// What records are signed with by whoever has this key.
+    #[must_use]
+    pub fn mac_key(&self) -> MacKey {
+        MacKey::derive(self.secret_part().as_bytes())
+    }
+
+    pub(crate) fn secret_part(&self) -> &str {
+        &self.0[PREFIX.len() + ID_CHARS + 1..]
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -106,12 +122,11 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A new key and the hash of its secret part.
-pub(crate) fn generate(rng: &mut (impl Rng + CryptoRng)) -> (KeyId, Secret, [u8; 32]) {
+/// A new key.
+pub(crate) fn generate(rng: &mut (impl Rng + CryptoRng)) -> (KeyId, Secret) {
     let id = format!("{:016x}", rng.random::<u64>());
     let secret = URL_SAFE_NO_PAD.encode(rng.random::<[u8; SECRET_BYTES]>());
-    let sha256 = digest(&secret);
-    (KeyId(id.clone()), Secret(format!("{PREFIX}{id}_{secret}")), sha256)
+    (KeyId(id.clone()), Secret(format!("{PREFIX}{id}_{secret}")))
 }
 
 /// Key id and secret part of what has the form of a key.

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! cli (org create, key create) ──► Directory ──► SQLite: organisations, keys
-//! collector, query ──authenticate──► cache (seconds) ──miss──┘
+//! collector, query ──authenticate──► cache (seconds) ──miss──┤
+//! collector ──spend──► block of a quota (a day) ──empty──────┤
+//! worker ──signers───────────────────────────────────────────┘
 //! ```
 //!
 //! Invariants:
@@ -11,6 +13,7 @@
 //! 3. [`Directory::authenticate`] asks the database at most once per key in [`CACHE_TTL`]. So a key that another process
 //!    revoked is refused after [`CACHE_TTL`] at the latest; one revoked by this process, at once.
 //! 4. The cache has a limit, whatever is presented.
+//! 5. What all processes together grant of an organisation's daily quota never exceeds it ([`Directory::spend`]).
 
 use std::{str::FromStr, sync::Arc, time::Duration};
 
@@ -18,66 +21,34 @@ use jiff::{Timestamp, tz::TimeZone};
 use schemas::OrgId;
 use sqlx::{
     Row as _, SqlSafeStr as _,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
 mod cache;
+mod error;
 mod key;
+mod mac;
+mod quota;
+mod signers;
 #[cfg(test)]
 mod tests;
 
 pub use cache::CACHE_TTL;
 use cache::{Cache, Known};
+pub use error::{Error, Result};
 pub use key::{InvalidKeyId, KeyId, Scope, Secret};
 use key::{digest, same, split};
+pub use mac::MacKey;
+use quota::Blocks;
+pub use quota::Spent;
+pub use signers::Signer;
 
 /// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise; in hours.
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
 
 /// How long a statement waits for another process's write.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What a directory operation returns.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
-
-/// Why a directory operation failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// There is one of that id already.
-    #[error("organisation `{0}` exists already")]
-    OrgExists(OrgId),
-    /// There is none of that id.
-    #[error("there is no organisation `{0}`")]
-    UnknownOrg(OrgId),
-    /// No zone of the time zone database.
-    #[error("`{0}` is no IANA time zone; an example of one is `Europe/Zurich`")]
-    TimeZone(String),
-    /// The URL names no database that we can open.
-    #[error("`{url}` is no directory: it takes sqlite:///path/to/file or sqlite::memory:")]
-    Url {
-        /// As it was given, without a password.
-        url: String,
-        /// What the driver says.
-        #[source]
-        source: Option<sqlx::Error>,
-    },
-    /// The database was made by a newer version, or its schema was changed by hand.
-    #[error("the directory's schema could not be brought up to date")]
-    Migrate(#[source] MigrateError),
-    /// The database cannot be read or written now.
-    #[error("the directory's database failed")]
-    Database(#[source] sqlx::Error),
-    /// A row that we cannot have written.
-    #[error("the directory holds an invalid {column} `{value}`")]
-    Corrupt {
-        /// Column at fault.
-        column: &'static str,
-        /// What stands there.
-        value: String,
-    },
-}
 
 /// An organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +61,8 @@ pub struct Org {
     pub time_zone: String,
     /// How long after its end a day still takes events as a matter of course, in hours.
     pub allowed_lateness_hours: u32,
+    /// Most events of a UTC day. `None` = no limit.
+    pub daily_quota: Option<u64>,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -109,6 +82,8 @@ pub struct KeyInfo {
     pub created_at: Timestamp,
     /// `None` = valid.
     pub revoked_at: Option<Timestamp>,
+    /// Most events a second through one collector. `None` = what the collector's settings say.
+    pub rate_limit: Option<u64>,
 }
 
 /// Who presented a valid key.
@@ -120,6 +95,10 @@ pub struct Principal {
     pub key_id: KeyId,
     /// What it permits.
     pub scope: Scope,
+    /// Most events a second through one collector. `None` = what the collector's settings say.
+    pub rate_limit: Option<u64>,
+    /// Most events of the organisation in a UTC day. `None` = no limit.
+    pub daily_quota: Option<u64>,
 }
 
 /// The directory. Clones share connections and cache.
@@ -127,6 +106,7 @@ pub struct Principal {
 pub struct Directory {
     pool: SqlitePool,
     cache: Arc<Cache>,
+    blocks: Arc<Blocks>,
 }
 
 impl Directory {
@@ -157,7 +137,12 @@ impl Directory {
             .acquire_timeout(Duration::from_secs(10));
         let pool = pool.connect_with(options).await.map_err(Error::Database)?;
         migrate(&pool).await?;
-        Ok(Self { pool, cache: Arc::default() })
+        Ok(Self { pool, cache: Arc::default(), blocks: Arc::default() })
+    }
+
+    /// Closes all connections, of every clone; what is asked later fails.
+    pub async fn close(&self) {
+        self.pool.close().await;
     }
 
     /// Creates an organisation whose days begin and end in the IANA zone `time_zone`.
@@ -174,6 +159,7 @@ impl Directory {
             name: name.to_owned(),
             time_zone: time_zone.to_owned(),
             allowed_lateness_hours: DEFAULT_ALLOWED_LATENESS_HOURS,
+            daily_quota: None,
             created_at: at_us(now),
         };
         let insert = "INSERT INTO organisations (id, name, time_zone, allowed_lateness_hours, created_at_us) \
@@ -190,12 +176,25 @@ impl Directory {
         if done.rows_affected() == 0 { Err(Error::OrgExists(id.clone())) } else { Ok(org) }
     }
 
+    /// Sets the most events that an organisation may send in a UTC day; `None` = no limit. Running collectors know within
+    /// [`CACHE_TTL`]; what they hold of today's quota by then stays theirs.
+    ///
+    /// # Errors
+    /// Where there is no such organisation, or the database cannot be written.
+    pub async fn set_daily_quota(&self, id: &OrgId, quota: Option<u64>) -> Result<()> {
+        let update = sqlx::query("UPDATE organisations SET daily_quota = $1 WHERE id = $2");
+        let update = update.bind(quota.map(at_most_i64)).bind(id.as_str());
+        let done = update.execute(&self.pool).await.map_err(Error::Database)?;
+        if done.rows_affected() == 0 { Err(Error::UnknownOrg(id.clone())) } else { Ok(()) }
+    }
+
     /// All organisations, by id.
     ///
     /// # Errors
     /// Where the database cannot be read.
     pub async fn orgs(&self) -> Result<Vec<Org>> {
-        let select = "SELECT id, name, time_zone, allowed_lateness_hours, created_at_us FROM organisations ORDER BY id";
+        let select = "SELECT id, name, time_zone, allowed_lateness_hours, daily_quota, created_at_us \
+                      FROM organisations ORDER BY id";
         let rows = sqlx::query(select).fetch_all(&self.pool).await.map_err(Error::Database)?;
         rows.iter()
             .map(|row| {
@@ -208,28 +207,48 @@ impl Directory {
                         column: "allowed_lateness_hours",
                         value: lateness.to_string(),
                     })?,
+                    daily_quota: limit(row, "daily_quota")?,
                     created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
                 })
             })
             .collect()
     }
 
-    /// Makes a key. The secret is in the answer and nowhere else.
+    /// Makes a key that is limited as the collectors' settings say. The secret is in the answer and nowhere else.
     ///
     /// # Errors
     /// Where there is no such organisation.
     pub async fn create_key(&self, org: &OrgId, scope: Scope, label: &str, now: Timestamp) -> Result<(KeyId, Secret)> {
-        let (id, secret, sha256) = key::generate(&mut rand::rng());
+        self.create_limited_key(org, scope, label, None, now).await
+    }
+
+    /// Makes a key that may send `rate_limit` events a second through each collector; `None` = as the settings say. The
+    /// secret is in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// Where there is no such organisation.
+    pub async fn create_limited_key(
+        &self,
+        org: &OrgId,
+        scope: Scope,
+        label: &str,
+        rate_limit: Option<u64>,
+        now: Timestamp,
+    ) -> Result<(KeyId, Secret)> {
+        let (id, secret) = key::generate(&mut rand::rng());
         // One statement, so that no organisation can go in between; no row = no organisation.
-        let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us) \
-                      SELECT $1, organisations.id, $3, $4, $5, $6 FROM organisations WHERE organisations.id = $2";
+        let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us, rate_limit_events, mac_key) \
+             SELECT $1, organisations.id, $3, $4, $5, $6, $7, $8 FROM organisations WHERE organisations.id = $2";
         let done = sqlx::query(insert)
             .bind(id.as_str())
             .bind(org.as_str())
             .bind(scope.as_str())
             .bind(label)
-            .bind(hex::encode(sha256))
+            .bind(hex::encode(digest(secret.secret_part())))
             .bind(now.as_microsecond())
+            .bind(rate_limit.map(at_most_i64))
+            // Nobody must be able to sign with a key that was not made for it, were the database to leak.
+            .bind((scope == Scope::Produce).then(|| secret.mac_key().to_hex()))
             .execute(&self.pool)
             .await
             .map_err(Error::Database)?;
@@ -241,7 +260,7 @@ impl Directory {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn keys(&self, org: &OrgId) -> Result<Vec<KeyInfo>> {
-        let select = "SELECT id, org_id, scope, label, created_at_us, revoked_at_us FROM keys \
+        let select = "SELECT id, org_id, scope, label, created_at_us, revoked_at_us, rate_limit_events FROM keys \
                       WHERE org_id = $1 ORDER BY created_at_us, id";
         let rows = sqlx::query(select).bind(org.as_str()).fetch_all(&self.pool).await.map_err(Error::Database)?;
         rows.iter()
@@ -253,6 +272,7 @@ impl Directory {
                     label: row.try_get("label").map_err(Error::Database)?,
                     created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
                     revoked_at: time(row, "revoked_at_us")?,
+                    rate_limit: limit(row, "rate_limit_events")?,
                 })
             })
             .collect()
@@ -294,24 +314,42 @@ impl Directory {
         let Some(known) = known else { return Ok(None) };
         // Compared in full before anything else is looked at: time tells nothing about the secret.
         let valid = same(&digest(secret), &known.secret_sha256);
-        Ok((valid && known.scope == scope).then(|| Principal { org: known.org.clone(), key_id, scope }))
+        let Known { org, rate_limit, daily_quota, .. } = &*known;
+        Ok((valid && known.scope == scope).then(|| Principal {
+            org: org.clone(),
+            key_id,
+            scope,
+            rate_limit: *rate_limit,
+            daily_quota: *daily_quota,
+        }))
     }
 
     async fn look_up(&self, id: &KeyId) -> Result<Option<Known>> {
-        let select = "SELECT org_id, scope, secret_sha256 FROM keys WHERE id = $1 AND revoked_at_us IS NULL";
+        let select = "SELECT org_id, scope, secret_sha256, rate_limit_events, daily_quota \
+                      FROM keys JOIN organisations ON organisations.id = keys.org_id \
+                      WHERE keys.id = $1 AND revoked_at_us IS NULL";
         let row = sqlx::query(select).bind(id.as_str()).fetch_optional(&self.pool).await.map_err(Error::Database)?;
         let Some(row) = row else { return Ok(None) };
         let text: String = row.try_get("secret_sha256").map_err(Error::Database)?;
         let mut secret_sha256 = [0; 32];
         hex::decode_to_slice(&text, &mut secret_sha256)
             .map_err(|_| Error::Corrupt { column: "secret_sha256", value: "…".to_owned() })?;
-        Ok(Some(Known { org: parsed(&row, "org_id")?, scope: parsed(&row, "scope")?, secret_sha256 }))
+        Ok(Some(Known {
+            org: parsed(&row, "org_id")?,
+            scope: parsed(&row, "scope")?,
+            secret_sha256,
+            rate_limit: limit(&row, "rate_limit_events")?,
+            daily_quota: limit(&row, "daily_quota")?,
+        }))
     }
 }
 
 /// Applies what is new of `migrations/`, in one write transaction: of two processes that start at once one waits.
 async fn migrate(pool: &SqlitePool) -> Result<()> {
-    let migrations = [(1, "organisations and keys", include_str!("../migrations/0001_organisations_and_keys.sql"))];
+    let migrations = [
+        (1, "organisations and keys", include_str!("../migrations/0001_organisations_and_keys.sql")),
+        (2, "limits and producers", include_str!("../migrations/0002_limits_and_producers.sql")),
+    ];
     let migrations = migrations.map(|(version, about, sql)| {
         Migration::new(version, about.into(), MigrationType::Simple, sql.into_sql_str(), false)
     });
@@ -330,6 +368,16 @@ fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {
     let us: Option<i64> = row.try_get(column).map_err(Error::Database)?;
     us.map(|us| Timestamp::from_microsecond(us).map_err(|_| Error::Corrupt { column, value: us.to_string() }))
         .transpose()
+}
+
+/// A limit as the database keeps it.
+fn at_most_i64(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn limit(row: &SqliteRow, column: &'static str) -> Result<Option<u64>> {
+    let limit: Option<i64> = row.try_get(column).map_err(Error::Database)?;
+    limit.map(|limit| u64::try_from(limit).map_err(|_| Error::Corrupt { column, value: limit.to_string() })).transpose()
 }
 
 fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T> {

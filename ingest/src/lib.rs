@@ -10,4 +10,5 @@ pub mod collector;
 pub mod dead_letters;
 pub mod headers;
 pub mod log;
+pub mod signature;
 pub mod worker;

@@ -1,7 +1,7 @@
 //! `daybook dead-letters`.
 
 use clap::{Args, Subcommand};
-use ingest::dead_letters::{self, Filter, Letter};
+use ingest::dead_letters::{self, Filter, Letter, Producers};
 use jiff::Timestamp;
 use schemas::event::Cause;
 use serde_json::{Map, Value, json};
@@ -111,7 +111,10 @@ pub(crate) async fn run(args: &DeadLettersArgs, sources: &Sources) -> Result<()>
         }
         DeadLettersCommand::Replay { filter, org, dry_run, output } => {
             let log = parts::log(&config).await?;
-            let done = dead_letters::replay(&lake, log.as_ref(), &wanted(filter)?, org.as_ref(), *dry_run).await;
+            let directory = parts::directory(&config).await?;
+            let producers = Producers { settings: &config.log.producers, directory: &directory };
+            let filter = wanted(filter)?;
+            let done = dead_letters::replay(&lake, log.as_ref(), &producers, &filter, org.as_ref(), *dry_run).await;
             let done = done.during("the replay ended early; the same command goes on where it ended")?;
             let names = ["letters", "refused", "cut", "present", "replayed"];
             let fields = json!(done);
@@ -155,6 +158,8 @@ fn cell(letter: &Letter, name: &str) -> Value {
     match name {
         "letter" => json!(format!("{}/{}", record.kafka_partition, record.offset)),
         "recorded" => time(letter.recorded_us),
+        // Whoever could not sign does not speak for the organisation that they name.
+        "org" if letter.cause == Cause::Signature.as_str() => Value::Null,
         "org" => json!(record.header(ingest::headers::ORG).map(|org| String::from_utf8_lossy(org))),
         "cause" => json!(letter.cause),
         "field" => json!(letter.field),

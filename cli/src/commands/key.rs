@@ -14,12 +14,13 @@ use crate::{
 pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Result<()> {
     let directory = parts::directory(&sources.config()?).await?;
     match &args.command {
-        KeyCommand::Create { org, scope, label } => {
+        KeyCommand::Create { org, scope, label, rate_limit } => {
             let scope = match scope {
                 KeyScope::Ingest => Scope::Ingest,
                 KeyScope::Read => Scope::Read,
+                KeyScope::Produce => Scope::Produce,
             };
-            let created = directory.create_key(org, scope, label, now).await;
+            let created = directory.create_limited_key(org, scope, label, *rate_limit, now).await;
             let (id, secret) = created.map_err(|error| {
                 let fault = Fault::failed(format!("cannot create a key for organisation `{org}`")).source(error);
                 fault.help(format!(
@@ -38,12 +39,13 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
                         json!(key.id.to_string()),
                         json!(key.scope.as_str()),
                         json!(key.label),
+                        json!(key.rate_limit),
                         json!(key.created_at.to_string()),
                         json!(key.revoked_at.map(|at| at.to_string())),
                     ]
                 })
                 .collect();
-            output::rows(&["id", "scope", "label", "created_at", "revoked_at"], &rows, list.format)
+            output::rows(&["id", "scope", "label", "rate_limit", "created_at", "revoked_at"], &rows, list.format)
         }
         KeyCommand::Revoke { id } => {
             let key = id.parse().map_err(|error| Fault::usage(format!("`{id}` is no key id")).source(error))?;

@@ -1,23 +1,33 @@
 //! `daybook org`.
 
+use directory::Directory;
 use jiff::Timestamp;
+use schemas::OrgId;
 use serde_json::json;
 
 use crate::{
     args::{OrgArgs, OrgCommand},
     config::Sources,
-    fault::{During as _, Result},
+    fault::{During as _, Fault, Result},
     output, parts,
 };
 
 pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Result<()> {
     let directory = parts::directory(&sources.config()?).await?;
     match &args.command {
-        OrgCommand::Create { id, name, time_zone } => {
+        OrgCommand::Create { id, name, time_zone, daily_quota } => {
             let name = name.as_deref().unwrap_or(id.as_str());
             let created = directory.create_org(id, name, time_zone, now).await;
             let org = created.during(format!("cannot create organisation `{id}`"))?;
+            // In between it has no key, and so no events.
+            set_quota(&directory, id, *daily_quota).await?;
             output::text(&format!("organisation {} ({}), days in {}\n", org.id, org.name, org.time_zone))
+        }
+        OrgCommand::Set { id, daily_quota, no_daily_quota: _ } => {
+            set_quota(&directory, id, *daily_quota).await?;
+            let quota =
+                daily_quota.map_or_else(|| "any number of events".to_owned(), |n| format!("at most {n} events"));
+            output::text(&format!("organisation {id}: {quota} a day\n"))
         }
         OrgCommand::List(list) => {
             let orgs = directory.orgs().await.during("cannot list the organisations")?;
@@ -29,11 +39,21 @@ pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Re
                         json!(org.name),
                         json!(org.time_zone),
                         json!(org.allowed_lateness_hours),
+                        json!(org.daily_quota),
                         json!(org.created_at.to_string()),
                     ]
                 })
                 .collect();
-            output::rows(&["id", "name", "time_zone", "allowed_lateness_hours", "created_at"], &rows, list.format)
+            let names = ["id", "name", "time_zone", "allowed_lateness_hours", "daily_quota", "created_at"];
+            output::rows(&names, &rows, list.format)
         }
     }
+}
+
+async fn set_quota(directory: &Directory, id: &OrgId, quota: Option<u64>) -> Result<()> {
+    let set = directory.set_daily_quota(id, quota).await;
+    set.map_err(|error| {
+        let fault = Fault::failed(format!("cannot set the daily quota of organisation `{id}`")).source(error);
+        fault.help("`daybook org list` shows the organisations")
+    })
 }

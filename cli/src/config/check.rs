@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Settings that have no default, and so do not stand in `default.toml`.
-const WITHOUT_DEFAULT: &[&str] = &["query.cursor-key"];
+const WITHOUT_DEFAULT: &[&str] = &["log.producers.organisation", "log.producers.signing-key", "query.cursor-key"];
 /// Tables whose keys are somebody else's.
 const OPEN: &[&str] = &["lake.options", "log.kafka.properties"];
 
@@ -159,6 +159,9 @@ fn semantic(config: &Config, figment: &Figment) -> Vec<SettingFault> {
     };
     for (key, problem) in log {
         add(&key, problem);
+    }
+    for (name, problem) in config.log.producers.faults() {
+        add(&format!("log.producers.{name}"), problem.to_owned());
     }
     for fault in config.maintain.faults() {
         let (key, problem) = split("maintain", &fault);

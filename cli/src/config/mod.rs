@@ -86,6 +86,8 @@ pub(crate) struct LogSettings {
     partitions: i32,
     append_buffer: ByteSize,
     kafka: KafkaSettings,
+    /// Who writes to it besides collectors.
+    pub(crate) producers: ingest::signature::Settings,
 }
 
 impl LogSettings {

@@ -12,8 +12,18 @@ const HIDDEN: &str = "(hidden)";
 
 /// True where the value may be secret.
 pub(super) fn is_secret(key: &str) -> bool {
-    const WORDS: [&str; 9] =
-        ["secret", "password", "token", "credential", "access-key", "access_key", "cursor-key", "ssl.key", "jaas"];
+    const WORDS: [&str; 10] = [
+        "secret",
+        "password",
+        "token",
+        "credential",
+        "access-key",
+        "access_key",
+        "cursor-key",
+        "signing-key",
+        "ssl.key",
+        "jaas",
+    ];
     let key = key.to_ascii_lowercase();
     // Which key it is may be seen, and helps to find the wrong one.
     !key.ends_with("access_key_id") && !key.ends_with("access-key-id") && WORDS.iter().any(|word| key.contains(word))

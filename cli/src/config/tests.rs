@@ -81,6 +81,8 @@ fn secrets_are_never_shown() {
         [log.kafka.properties]
         \"sasl.password\" = \"s3cret\"
         \"security.protocol\" = \"SASL_SSL\"
+        [log.producers]
+        signing-key = \"s3cret-s3cret-s3cret-s3cret-s3cret\"
         [query]
         cursor-key = \"s3cret-s3cret-s3cret-s3cret-s3cret\"
         [directory]

@@ -35,7 +35,9 @@ pub(super) async fn prepare(directory: &Directory, number: usize) -> Result<Vec<
                 directory.revoke_key(&key.id, parts::now()).await.during(during())?;
             }
         }
-        let (_, ingest) = directory.create_key(&org, Scope::Ingest, LABEL, parts::now()).await.during(during())?;
+        // The demo sends as fast as it can.
+        let ingest = directory.create_limited_key(&org, Scope::Ingest, LABEL, Some(0), parts::now()).await;
+        let (_, ingest) = ingest.during(during())?;
         let (_, read) = directory.create_key(&org, Scope::Read, LABEL, parts::now()).await.during(during())?;
         keys.push(Keys { org, ingest: ingest.expose().to_owned(), read: read.expose().to_owned() });
     }

@@ -133,6 +133,7 @@ impl Service {
         {
             let state = collector::Collector::new(
                 config.collector.clone(),
+                &config.log.producers,
                 log,
                 parts.directory.clone(),
                 parts::now,
@@ -177,6 +178,8 @@ impl Service {
             return Err(Fault::failed("a worker needs a log"));
         };
         let worker = Worker::new(config.worker.clone(), lake.clone(), log.clone(), config.log.topic(), registry).await;
+        let worker =
+            worker.and_then(|worker| worker.with_producers(&config.log.producers, self.parts.directory.clone()));
         let worker = worker.during("cannot start the worker")?;
         let stopping = self.stopping.clone();
         self.roles.spawn(async move { worker.run(stopping).await.during("the worker failed") });
@@ -233,6 +236,10 @@ impl Service {
         if drained.is_err() {
             tracing::warn!(after = ?self.drain, "requests were still under way; they are broken off");
             self.http.shutdown().await;
+        }
+        if let Err(error) = self.parts.directory.return_quota().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "what is held of daily quotas could not be given back; it is lost to today");
         }
         self.stopping.cancel();
         let mut outcome = Ok(());

@@ -6,3 +6,4 @@ mod claude_code;
 mod demo;
 mod log_contract;
 mod pipeline;
+mod shutdown;

@@ -1,24 +1,27 @@
 //! Who sends. Denied unless a key says otherwise.
 
 use axum::http::{HeaderMap, header};
-use directory::{Directory, Scope};
-use schemas::OrgId;
+use directory::{Principal, Scope};
 
-use super::problem::Problem;
+use super::{Collector, problem::Problem};
 
-/// The organisation whose ingest key the request carries. The organisation comes from nowhere else.
-pub(super) async fn sender(directory: &Directory, headers: &HeaderMap) -> Result<OrgId, Problem> {
+/// Whose ingest key the request carries. The organisation comes from nowhere else.
+pub(super) async fn sender(collector: &Collector, headers: &HeaderMap) -> Result<Principal, Problem> {
     let Some(key) = bearer(headers) else {
         return Err(Problem::unauthorized(headers.contains_key(header::AUTHORIZATION)));
     };
+    let directory = &collector.0.directory;
     let authenticate = async |scope| directory.authenticate(key, scope).await.map_err(|e| Problem::directory_away(&e));
     if let Some(principal) = authenticate(Scope::Ingest).await? {
-        return Ok(principal.org);
+        let elsewhere = collector.0.only_org.as_ref().is_some_and(|only| *only != principal.org);
+        return if elsewhere { Err(Problem::other_organisation()) } else { Ok(principal) };
     }
-    match authenticate(Scope::Read).await? {
-        Some(_) => Err(Problem::forbidden()),
-        None => Err(Problem::unauthorized(true)),
+    for scope in [Scope::Read, Scope::Produce] {
+        if authenticate(scope).await?.is_some() {
+            return Err(Problem::forbidden(scope));
+        }
     }
+    Err(Problem::unauthorized(true))
 }
 
 /// The key of the one `Authorization: Bearer` header (RFC 6750 §2.1; the scheme's case does not matter).

@@ -6,6 +6,7 @@
 //! | a batch of which none is an event | 422, with `rejected` |
 //! | one event that is none | 422, or 400 where it is no JSON |
 //! | an empty batch | 202 |
+//! | more events than the key, or a day of the organisation, takes | 429, with `Retry-After`; 413 where no waiting helps |
 
 use axum::{
     body::Body,
@@ -26,16 +27,20 @@ use super::{
 use crate::log::Append;
 
 pub(super) async fn post(collector: &Collector, request: Request) -> Result<Response, Problem> {
-    let org = auth::sender(&collector.0.directory, request.headers()).await?;
+    let sender = auth::sender(collector, request.headers()).await?;
+    collector.may_send(Door::Events, &sender)?;
     let headers = request.headers().clone();
     let mode = Mode::of(&headers)?;
     let charged = collector.read(Door::Events, request).await?;
+    collector.count_body(&sender, charged.body.len());
     let split = mode.split(&headers, charged.body.clone(), collector.0.settings.batch_limit)?;
-    let assertions = Assertions::new(org, (collector.0.clock)(), "client");
+    let events = if let Split::Batch(events) = &split { events.len() } else { 1 };
+    collector.may_send_events(Door::Events, &sender, events)?;
+    let assertions = Assertions::new(collector, sender.org.clone(), "client");
     match split {
         Split::One(event) => {
             let record = collector.check(&assertions, 0, event)?;
-            collector.append(vec![record]).await?;
+            collector.store(Door::Events, &sender, vec![record]).await?;
             collector.0.metrics.count_accepted(Door::Events, 1);
             Ok(accepted(1, &[]))
         }
@@ -51,7 +56,7 @@ pub(super) async fn post(collector: &Collector, request: Request) -> Result<Resp
                 return Err(Problem::none_accepted(rejected));
             }
             let count = records.len();
-            collector.append(records).await?;
+            collector.store(Door::Events, &sender, records).await?;
             collector.0.metrics.count_accepted(Door::Events, count);
             Ok(accepted(count, &rejected))
         }

@@ -13,6 +13,7 @@ pub(super) struct Metrics {
     pub(super) body_bytes: IntCounterVec,
     accepted: IntCounterVec,
     rejected: IntCounterVec,
+    limited: IntCounterVec,
     /// Log records and metric points of OTLP, by tool and what became of them.
     pub(super) otlp_items: IntCounterVec,
     /// OTLP attributes that a mapping names but cannot convert.
@@ -38,6 +39,11 @@ impl Metrics {
             body_bytes: counter("body_bytes", "Bytes of request bodies, decompressed", &["door"])?,
             accepted: counter("events_accepted", "Events that the log acknowledged", &["door"])?,
             rejected: counter("events_rejected", "Events refused, by cause", &["door", "cause"])?,
+            limited: counter(
+                "requests_limited",
+                "Requests refused for the rate of their key or the quota of their organisation",
+                &["door", "limit"],
+            )?,
             otlp_items: counter(
                 "otlp_items",
                 "OTLP log records and metric points by tool and outcome: mapped, ignored (on purpose), unknown, rejected",
@@ -56,6 +62,9 @@ impl Metrics {
                 metrics.requests.with_label_values(&[door.as_str(), status]);
             }
             metrics.accepted.with_label_values(&[door.as_str()]);
+            for limit in ["rate", "quota"] {
+                metrics.limited.with_label_values(&[door.as_str(), limit]);
+            }
         }
         for cause in Cause::ALL {
             metrics.rejected.with_label_values(&[Door::Events.as_str(), cause.as_str()]);
@@ -74,6 +83,11 @@ impl Metrics {
 
     pub(super) fn count_accepted(&self, door: Door, events: usize) {
         self.accepted.with_label_values(&[door.as_str()]).inc_by(events as u64);
+    }
+
+    /// `limit`: `rate` or `quota`.
+    pub(super) fn count_limited(&self, door: Door, limit: &'static str) {
+        self.limited.with_label_values(&[door.as_str(), limit]).inc();
     }
 
     pub(super) fn count_rejected(&self, door: Door, cause: &'static str) {

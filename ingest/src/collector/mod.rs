@@ -10,11 +10,13 @@
 //! Invariants:
 //! 1. An event is acknowledged only after the log has acknowledged it. What was not acknowledged may be sent again whole:
 //!    ids make that harmless (F28: nothing that is refused is ever acknowledged).
-//! 2. Organisation, recorded time and vantage come from the key, our clock and the door; they travel in record headers.
+//! 2. Organisation, recorded time and vantage come from the key, our clock and the door; they travel in record headers, signed where
+//!    others write to the log too.
 //! 3. What is appended has passed the decoder that the worker uses.
 //! 4. Memory: bodies, counted after decompression, have a limit each and one together; then requests wait shortly and
 //!    get 503. Nothing is buffered past the answer.
-//! 5. Metrics carry neither organisations nor users.
+//! 5. A key has a rate, an organisation a quota a day; what is over them is refused whole, before the log sees it (`rate`, `allow`).
+//! 6. Metrics carry neither organisations nor users.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,18 +27,19 @@ use axum::{
 };
 use bytes::Bytes;
 use bytesize::ByteSize;
-use directory::Directory;
+use directory::{Directory, MacKey};
 use jiff::{SignedDuration, Timestamp};
 use schemas::OrgId;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, time::Instant};
-use tower_http::decompression::RequestDecompressionLayer;
 
 use crate::{
     headers,
     log::{Append, Headers, Log},
+    signature::{self, COLLECTOR},
 };
 
+mod allow;
 mod auth;
 mod body;
 mod cloudevents;
@@ -45,12 +48,14 @@ mod events;
 mod metrics;
 mod otlp;
 mod problem;
+mod rate;
 #[cfg(test)]
 mod tests;
 
 use endpoint::Door;
 use metrics::Metrics;
 use problem::Problem;
+use rate::{RateLimits, Rates};
 
 /// Why a collector could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +90,12 @@ pub struct Settings {
     pub read_timeout: SignedDuration,
     /// How long the log may take to acknowledge.
     pub append_timeout: SignedDuration,
+    /// Most events a second of a key, through this collector; 0 = any number. A key may have a rate of its own.
+    pub rate_limit_events: u64,
+    /// Most bytes of bodies a second of a key, after decompression, through this collector; 0 = any number.
+    pub rate_limit_bytes: ByteSize,
+    /// So long a time's events and bytes a key may send at once.
+    pub rate_limit_burst: SignedDuration,
 }
 
 impl Default for Settings {
@@ -96,6 +107,9 @@ impl Default for Settings {
             queue_wait: SignedDuration::from_secs(2),
             read_timeout: SignedDuration::from_secs(30),
             append_timeout: SignedDuration::from_secs(30),
+            rate_limit_events: 5_000,
+            rate_limit_bytes: ByteSize::mib(16),
+            rate_limit_burst: SignedDuration::from_secs(4),
         }
     }
 }
@@ -120,6 +134,7 @@ impl Settings {
         let positive = SignedDuration::is_positive;
         check(positive(&self.read_timeout), "read-timeout", "must be a positive duration, such as \"30s\"");
         check(positive(&self.append_timeout), "append-timeout", "must be a positive duration, such as \"30s\"");
+        check(positive(&self.rate_limit_burst), "rate-limit-burst", "must be a positive duration, such as \"4s\"");
         found
     }
 }
@@ -136,17 +151,23 @@ struct Inner {
     metrics: Metrics,
     /// Permits of 1 KiB.
     memory: Arc<Semaphore>,
+    rates: RateLimits,
     /// How far cumulative counters have been appended.
     progress: otlp::Progress,
+    /// Records are signed with it.
+    signing_key: Option<MacKey>,
+    /// The log is this organisation's: of others nothing may be appended to it.
+    only_org: Option<OrgId>,
 }
 
 impl Collector {
-    /// A collector that appends to `log`. Its metrics are registered in `registry`.
+    /// A collector that appends to `log`, which others may write to as `producers` says. Its metrics are registered in `registry`.
     ///
     /// # Errors
     /// Where a setting makes no sense, or `registry` has a collector already.
     pub fn new(
         settings: Settings,
+        producers: &signature::Settings,
         log: Arc<dyn Log>,
         directory: Directory,
         clock: fn() -> Timestamp,
@@ -155,16 +176,26 @@ impl Collector {
         if let Some(fault) = settings.faults().into_iter().next() {
             return Err(fault);
         }
+        if let Some((name, problem)) = producers.faults().into_iter().next() {
+            return Err(Error::Setting { name, problem });
+        }
         let metrics = Metrics::register(registry).map_err(Error::Metrics)?;
         let permits = usize::try_from(settings.in_flight_limit.as_u64() >> 10).expect("at most 2^30, checked above");
         Ok(Self(Arc::new(Inner {
             memory: Arc::new(Semaphore::new(permits)),
+            rates: RateLimits::new(Rates {
+                events: settings.rate_limit_events,
+                bytes: settings.rate_limit_bytes.as_u64(),
+                burst: settings.rate_limit_burst.unsigned_abs(),
+            }),
             settings,
             log,
             directory,
             clock,
             metrics,
             progress: otlp::Progress::default(),
+            signing_key: producers.collector_key(),
+            only_org: producers.organisation.clone(),
         })))
     }
 
@@ -194,17 +225,19 @@ struct Assertions {
     /// Recorded time.
     now: Timestamp,
     headers: Headers,
+    signing_key: Option<MacKey>,
 }
 
 impl Assertions {
-    fn new(org: OrgId, now: Timestamp, vantage: &'static str) -> Self {
+    fn new(collector: &Collector, org: OrgId, vantage: &'static str) -> Self {
+        let now = (collector.0.clock)();
         let header = |name: &'static str, value: String| (name.into(), Bytes::from(value));
         let headers = vec![
             header(headers::ORG, org.to_string()),
             header(headers::RECORDED_TIME, format!("{now:.6}")),
             header(headers::VANTAGE, vantage.to_owned()),
         ];
-        Self { org, now, headers }
+        Self { org, now, headers, signing_key: collector.0.signing_key.clone() }
     }
 
     /// Latest plausible time of an event (µs).
@@ -213,7 +246,12 @@ impl Assertions {
     }
 
     fn record(&self, subject: &str, event: Bytes) -> Append {
-        Append { key: Bytes::from(format!("{}/{subject}", self.org)), value: event, headers: self.headers.clone() }
+        let key = Bytes::from(format!("{}/{subject}", self.org));
+        let mut record = Append { key, value: event, headers: self.headers.clone() };
+        if let Some(key) = &self.signing_key {
+            signature::sign(&mut record, COLLECTOR, key);
+        }
+        record
     }
 }
 
@@ -229,8 +267,6 @@ pub fn router(state: Collector) -> Router {
         .route("/v1/logs", route(Door::Logs))
         .route("/v1/metrics", route(Door::Metrics))
         .route("/v1/traces", route(Door::Traces))
-        // Decompresses as the body is read, so the limit on what was read is one on the decompressed size.
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true))
         .with_state(state)
 }
 

@@ -10,6 +10,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
+use directory::Scope;
 use prost::Message as _;
 use schemas::event::{Cause, Rejection};
 use serde_json::{Map, Value, json};
@@ -121,6 +122,39 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "Body too large", detail).with("limit_bytes", limit)
     }
 
+    /// More events than the key may ever send at once.
+    pub(super) fn over_burst(most: u64) -> Self {
+        let detail = format!(
+            "This key takes at most {most} events at once, however long it waits. Send them in several requests, or have \
+             its rate limit raised."
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "over_burst", "More than the key may send at once", detail)
+            .with("limit", most)
+    }
+
+    /// The key sends faster than it may (RFC 6585 §4). `what`: events or bytes.
+    pub(super) fn rate_limited(what: &'static str, wait: Duration) -> Self {
+        let detail = format!(
+            "This key sends more {what} a second than it may. Nothing of the request was taken: send it again in {} s.",
+            wait.as_secs()
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too fast", detail)
+            .with("limited", what)
+            .retry_after(wait)
+    }
+
+    /// The organisation has used up its day.
+    pub(super) fn quota_exhausted(quota: u64, wait: Duration) -> Self {
+        let detail = format!(
+            "The organisation's quota of {quota} events a day has less left than the request needs. Nothing of it was \
+             taken: send it again after midnight UTC, in {} s, or have the quota raised.",
+            wait.as_secs()
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exhausted", "Daily quota exhausted", detail)
+            .with("daily_quota", quota)
+            .retry_after(wait)
+    }
+
     /// A body that broke off, or is not compressed as announced.
     pub(super) fn unreadable_body() -> Self {
         let detail = "The body broke off, or is not compressed as `content-encoding` says.";
@@ -168,11 +202,17 @@ impl Problem {
     }
 
     /// A credential for something else.
-    pub(super) fn forbidden() -> Self {
+    pub(super) fn forbidden(scope: Scope) -> Self {
         let challenge = "Bearer realm=\"daybook\", error=\"insufficient_scope\", scope=\"ingest\"";
-        let detail = "This key may read but not send events. Present a key with the scope `ingest`.";
+        let detail = format!("This key has the scope `{scope}`. Present one with the scope `ingest`.");
         Self::new(StatusCode::FORBIDDEN, "wrong_scope", "Wrong scope", detail)
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    }
+
+    /// A key of another organisation than the one whose log this is.
+    pub(super) fn other_organisation() -> Self {
+        let detail = "This collector takes events of one organisation, and the key is of another.";
+        Self::new(StatusCode::FORBIDDEN, "other_organisation", "Another organisation's collector", detail)
     }
 
     /// Too much is being worked on.
@@ -261,7 +301,7 @@ fn rpc_code(status: StatusCode) -> i32 {
         401 => 16,
         403 => 7,
         408 => 4,
-        413 => 8,
+        413 | 429 => 8,
         503 => 14,
         405 => 12,
         500.. => 13,
@@ -285,5 +325,6 @@ fn title(cause: Cause) -> &'static str {
         Cause::FutureTime => "Time in the future",
         Cause::NoOrganisation => "No organisation",
         Cause::Conflict => "The id is taken",
+        Cause::Signature => "Not signed as it must be",
     }
 }

@@ -6,7 +6,8 @@
 //!                                └─ an event now ────────────► appended to the log, as it came
 //! ```
 //!
-//! A replay goes the way of every event: through the log, with the headers that the record had. It is idempotent: what
+//! A replay goes the way of every event: through the log, with the headers that the record had. Where records are signed, a
+//! letter is judged again as of when it was appended, and appended as one of a collector: by then its key may be revoked. It is idempotent: what
 //! stands in `events` under its (organisation, source, id) is not sent again, and should two replays meet, the copies
 //! count once, like those of any client. A dead letter is never deleted: the account of the log stays whole.
 
@@ -26,6 +27,7 @@ use datafusion::{
     logical_expr::{Expr, lit},
     prelude::{SessionContext, col},
 };
+use directory::Directory;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use lake::Lake;
@@ -37,7 +39,8 @@ use schemas::{
 use crate::{
     headers,
     log::{self, Append, Log, Record},
-    worker::decode_record,
+    signature::{self, COLLECTOR},
+    worker::{Door, KeyRing, decode_record},
 };
 
 /// Letters that are looked up and appended at a time.
@@ -65,6 +68,9 @@ pub enum Error {
         #[source]
         source: datafusion::error::DataFusionError,
     },
+    /// The directory could not be read.
+    #[error("the keys that letters are signed with could not be looked up")]
+    Keys(#[source] directory::Error),
     /// The log took nothing more; what was replayed until then stays, and the same replay goes on where it ended.
     #[error("the log did not take the letters")]
     Log(#[source] log::Error),
@@ -129,25 +135,39 @@ pub async fn list(lake: &Lake, filter: &Filter, limit: Option<usize>) -> Result<
     Ok(letters)
 }
 
-/// Sends the letters that are events now to `log` again. `org` stands in where a record names no organisation. In a dry run
-/// nothing is sent.
+/// Who may write to the log, to judge letters again.
+#[derive(Clone, Debug)]
+pub struct Producers<'a> {
+    /// Without fault.
+    pub settings: &'a signature::Settings,
+    /// Where keys are known.
+    pub directory: &'a Directory,
+}
+
+/// Sends the letters that are events now to `log` again. `org` stands in where a record names no organisation: whoever replays
+/// vouches for it. In a dry run nothing is sent.
 ///
 /// # Errors
-/// Where a table cannot be read, or the log does not take a record.
+/// Where a table or the directory cannot be read, or the log does not take a record.
 pub async fn replay(
     lake: &Lake,
     log: &dyn Log,
+    producers: &Producers<'_>,
     filter: &Filter,
     org: Option<&OrgId>,
     dry_run: bool,
 ) -> Result<Replayed, Error> {
+    let mut keys = KeyRing::new(producers.settings, producers.directory.clone());
+    let sign_with = producers.settings.collector_key();
     let mut done = Replayed::default();
     // What this very replay has sent: the table does not have it yet.
     let mut sent = HashSet::new();
     for batch in scan(lake, filter, None).await? {
         let letters: Vec<Letter> = letters_of(&batch).collect();
         for letters in letters.chunks(AT_ONCE) {
-            let sound = sound(letters, org, &mut done);
+            let mut records: Vec<Record> = letters.iter().map(|letter| letter.record.clone()).collect();
+            let door = keys.prepare(&mut records).await.map_err(Error::Keys)?;
+            let sound = sound(letters, records, &door, org, &mut done);
             let present = present(lake, &sound).await?;
             let mut records = Vec::new();
             for event in sound {
@@ -156,7 +176,11 @@ pub async fn replay(
                     continue;
                 }
                 done.replayed += 1;
-                records.push(event.append);
+                let mut record = event.append;
+                if let Some(key) = &sign_with {
+                    signature::sign(&mut record, COLLECTOR, key);
+                }
+                records.push(record);
             }
             if !dry_run && !records.is_empty() {
                 log.append(records).await.map_err(Error::Log)?;
@@ -177,25 +201,34 @@ struct Sound {
     append: Append,
 }
 
-fn sound(letters: &[Letter], org: Option<&OrgId>, done: &mut Replayed) -> Vec<Sound> {
+/// `records`: those of the letters, made ready for `door`.
+fn sound(
+    letters: &[Letter],
+    records: Vec<Record>,
+    door: &Door,
+    org: Option<&OrgId>,
+    done: &mut Replayed,
+) -> Vec<Sound> {
     let mut sound = Vec::new();
-    for letter in letters {
+    for (letter, mut record) in letters.iter().zip(records) {
         done.letters += 1;
-        if letter.cause == Cause::Conflict.as_str() {
-            // Its id is still taken: rows stay.
+        // Its id is still taken: rows stay. Or nobody looks at signatures now, and so nobody can say that this one is good.
+        let unsigned = letter.cause == Cause::Signature.as_str() && !door.checks();
+        if letter.cause == Cause::Conflict.as_str() || unsigned {
             done.refused += 1;
             continue;
         }
-        let mut record = letter.record.clone();
         let kept = record.value.as_ref().map_or(0, Bytes::len);
         if i64::try_from(kept).unwrap_or(i64::MAX) < letter.value_bytes {
             done.cut += 1;
             continue;
         }
+        let mut door = door;
         if let (Some(org), None) = (org, record.header(headers::ORG)) {
+            door = &Door::Open;
             record.headers.push((headers::ORG.into(), Bytes::copy_from_slice(org.as_str().as_bytes())));
         }
-        let Ok((origin, event)) = decode_record(&record) else {
+        let Ok((origin, event)) = decode_record(&record, door) else {
             done.refused += 1;
             continue;
         };

@@ -60,16 +60,25 @@ async fn a_letter_that_is_an_event_now_is_replayed_once() {
     let later = Filter { since: Some("2026-02-01T00:00:00Z".parse().expect("a time")), ..Filter::default() };
     assert_eq!(list(&lake, &later, Some(9)).await.expect("readable").len(), 0, "the simulated log is of January");
 
+    // The database works on threads of its own; time stands still only while it is not asked.
+    tokio::time::resume();
+    let directory = Directory::open("sqlite::memory:").await.expect("a database in memory");
+    tokio::time::pause();
+    let producers = Producers { settings: &signature::Settings::default(), directory: &directory };
     let nothing = Replayed { letters: 6, refused: 5, cut: 1, ..Replayed::default() };
-    assert_eq!(replay(&lake, &log, &all, None, false).await.expect("readable"), nothing, "nothing was mended");
+    assert_eq!(
+        replay(&lake, &log, &producers, &all, None, false).await.expect("readable"),
+        nothing,
+        "nothing was mended"
+    );
     let acme: OrgId = "acme".parse().expect("an id");
     let mended = Replayed { letters: 6, refused: 2, cut: 1, present: 2, replayed: 1 };
     for dry_run in [true, false] {
-        assert_eq!(replay(&lake, &log, &all, Some(&acme), dry_run).await.expect("sent"), mended);
+        assert_eq!(replay(&lake, &log, &producers, &all, Some(&acme), dry_run).await.expect("sent"), mended);
     }
     work(&lake, &log).await;
     let again = Replayed { present: 3, replayed: 0, ..mended };
-    assert_eq!(replay(&lake, &log, &all, Some(&acme), false).await.expect("sent"), again);
+    assert_eq!(replay(&lake, &log, &producers, &all, Some(&acme), false).await.expect("sent"), again);
     let events = lake.table(&EVENTS).snapshot().await.expect("readable");
     assert_eq!(events.files.iter().map(|file| file.rows).sum::<u64>(), 2, "`known` and `lost`");
     assert_eq!(list(&lake, &all, None).await.expect("readable").len(), 6, "no letter is deleted");

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::array::RecordBatch;
 use jiff::civil::Date;
-use schemas::{DEAD_LETTERS, event::Rejection, tables::DEAD_LETTER_COLUMNS};
+use schemas::{
+    DEAD_LETTERS,
+    event::{Cause, Rejection},
+    tables::DEAD_LETTER_COLUMNS,
+};
 
 use super::{buffer::date, columns::GrowingColumn, decode};
 use crate::log::Record;
@@ -50,7 +54,8 @@ fn batch(topic: &str, day: i32, letters: &[&DeadLetter]) -> RecordBatch {
             columns[at("field")].set_text(row, field);
         }
         columns[at("detail")].set_text(row, &rejection.detail);
-        if let Some(org) = decode::organisation(record) {
+        // Whoever could not sign does not speak for the organisation that they name.
+        if let Some(org) = decode::organisation(record).filter(|_| rejection.cause != Cause::Signature) {
             columns[at("org_id")].set_text(row, org);
         }
         columns[at("topic")].set_text(row, topic);

@@ -3,9 +3,10 @@
 
 use schemas::{
     OrgId,
-    event::{Cause, Event, FUTURE_TOLERANCE_US, Rejection, decode, parse_time},
+    event::{Event, FUTURE_TOLERANCE_US, Rejection, decode, parse_time},
 };
 
+use super::door::Door;
 use crate::{headers, log::Record};
 
 /// What the server asserts about a record, from its headers.
@@ -19,12 +20,10 @@ pub(crate) struct Origin<'a> {
     pub(crate) vantage: &'static str,
 }
 
-/// The record's event, or why it is none.
-pub(crate) fn decode_record(record: &Record) -> Result<(Origin<'_>, Event<'_>), Rejection> {
+/// The record's event, or why it is none; `door` knows who may have written it.
+pub(crate) fn decode_record<'a>(record: &'a Record, door: &Door) -> Result<(Origin<'a>, Event<'a>), Rejection> {
     let recorded_us = recorded_us(record);
-    let org = header(record, headers::ORG)
-        .filter(|org| OrgId::is_valid(org))
-        .ok_or_else(|| Rejection::new(Cause::NoOrganisation, None, "the record carries no organisation header"))?;
+    let org = door.organisation(record)?;
     let value = record.value.as_deref().unwrap_or_default();
     let event = decode(value, recorded_us.saturating_add(FUTURE_TOLERANCE_US))?;
     let vantage = match header(record, headers::VANTAGE) {
@@ -48,6 +47,7 @@ pub(crate) fn organisation(record: &Record) -> Option<&str> {
     header(record, headers::ORG).filter(|org| OrgId::is_valid(org))
 }
 
-fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+/// The first header of that name, if it is text.
+pub(super) fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
     record.headers.iter().find(|(key, _)| key == name).and_then(|(_, value)| std::str::from_utf8(value).ok())
 }

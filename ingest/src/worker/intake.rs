@@ -17,6 +17,7 @@ use super::{
     buffer::EventBuffer,
     dead_letters::DeadLetter,
     decode::decode_record,
+    door::Door,
     known::{Identities, Key, Rows, key},
 };
 use crate::log::Record;
@@ -76,9 +77,10 @@ impl Filling {
         threads: usize,
         known: &super::known::Known,
         in_flight: &Identities,
+        door: &Door,
     ) -> Sifted {
         self.since.get_or_insert_with(Instant::now);
-        let decoded = self.decode(records, threads).await;
+        let decoded = self.decode(records, threads, door).await;
         let mut sifted = Sifted::default();
         let rows = known.lock();
         self.arrivals.get_or_insert_with(|| rows.arrivals());
@@ -141,7 +143,12 @@ impl Filling {
 
     /// Puts the events among `records` into the buffers, on several threads where there are many. Gives for each buffer its
     /// first new row and the records in their order; buffers follow each other in the order of the records.
-    async fn decode(&mut self, mut records: Vec<Record>, threads: usize) -> Vec<(usize, Vec<(Record, Fate)>)> {
+    async fn decode(
+        &mut self,
+        mut records: Vec<Record>,
+        threads: usize,
+        door: &Door,
+    ) -> Vec<(usize, Vec<(Record, Fate)>)> {
         // A simulation has one thread.
         let many_threads =
             tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
@@ -155,9 +162,10 @@ impl Filling {
         let mut elsewhere = Vec::new();
         for buffer in buffers.drain(1..) {
             let part: Vec<Record> = rest.by_ref().take(share).collect();
-            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer)));
+            let door = door.clone();
+            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer, &door)));
         }
-        let here = buffers.pop().map(|buffer| decode_all(records, buffer));
+        let here = buffers.pop().map(|buffer| decode_all(records, buffer, door));
         let mut decoded: Vec<_> = here.into_iter().collect();
         for part in elsewhere {
             decoded.push(part.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())));
@@ -191,10 +199,10 @@ enum Verdict {
 }
 
 /// Puts the records that are events into `buffer`; gives it back, with its first new row and what each record is.
-fn decode_all(records: Vec<Record>, mut buffer: EventBuffer) -> (EventBuffer, usize, Vec<(Record, Fate)>) {
+fn decode_all(records: Vec<Record>, mut buffer: EventBuffer, door: &Door) -> (EventBuffer, usize, Vec<(Record, Fate)>) {
     let first_row = buffer.rows();
     let records = records.into_iter().map(|record| {
-        let fate = match decode_record(&record) {
+        let fate = match decode_record(&record, door) {
             Ok((origin, event)) => {
                 let (uuid, text) = event_id_bytes(&event.id);
                 let id = text.as_deref().unwrap_or(&uuid);

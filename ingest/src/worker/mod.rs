@@ -12,7 +12,7 @@
 //!    the stored `next_offset` is the one that the rows begin at (F04, F07). Kafka's group offset only shows lag.
 //! 2. Dead letters are committed first, with offsets of their own: after a crash in between, the records below
 //!    `dead_letters`' offset are decoded again, but not written again.
-//! 3. Decoding is a pure function of the record, so that any worker that meets it decides alike. Whether another event has
+//! 3. Decoding, the check of signatures included (`door`), is a pure function of the record, so that any worker that meets it decides alike. Whether another event has
 //!    its id is asked of committed rows (`known`), and told by the newest owner of the partition alone (`claims`).
 //! 4. A refused batch is dropped whole and the positions are read from the table again (R3). Its files stay for vacuum:
 //!    files of an unknown commit are never deleted (F05, F06).
@@ -24,6 +24,7 @@ mod claims;
 mod columns;
 mod dead_letters;
 mod decode;
+mod door;
 mod flush;
 mod intake;
 mod known;
@@ -35,6 +36,7 @@ mod tests;
 mod worker;
 
 pub(crate) use decode::decode_record;
+pub(crate) use door::{Door, KeyRing};
 pub use positions::{PartitionProgress, progress};
 pub use worker::{Settings, Worker};
 
@@ -57,7 +59,7 @@ pub enum Error {
     #[error("metrics could not be registered")]
     Metrics(#[source] prometheus::Error),
     /// A setting makes no sense.
-    #[error("worker.{setting}: {detail}")]
+    #[error("{setting}: {detail}")]
     Settings {
         /// Name of the setting.
         setting: &'static str,

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytesize::ByteSize;
+use directory::Directory;
 use jiff::SignedDuration;
 use lake::Lake;
 use schemas::{DEAD_LETTERS, EVENTS, TableSpec};
@@ -14,13 +15,17 @@ use super::{
     Error,
     buffer::EventBuffer,
     claims::Claim,
+    door::KeyRing,
     flush::{Batch, Flusher, Outcome, Span, Target, is_conflict},
     intake::{Filling, first_offsets},
     known::{Identities, Known},
     metrics::Metrics,
     positions::TablePositions,
 };
-use crate::log::{Consumer, Event, Log, Positions, Record};
+use crate::{
+    log::{Consumer, Event, Log, Positions, Record},
+    signature,
+};
 
 /// How the worker cuts its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +78,8 @@ pub struct Worker {
     in_flight: Arc<Identities>,
     /// Records behind one that contradicts an event in a batch: they wait until that batch is committed.
     held: Vec<Record>,
+    /// Who may sign records.
+    keys: KeyRing,
 }
 
 impl Worker {
@@ -88,10 +95,10 @@ impl Worker {
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
         if settings.decode_threads == 0 {
-            return Err(Error::Settings { setting: "decode-threads", detail: "takes at least 1".into() });
+            return Err(Error::Settings { setting: "worker.decode-threads", detail: "takes at least 1".into() });
         }
         if settings.flush_bytes.as_u64() == 0 || settings.flush_age <= SignedDuration::ZERO {
-            let setting = if settings.flush_bytes.as_u64() == 0 { "flush-bytes" } else { "flush-age" };
+            let setting = if settings.flush_bytes.as_u64() == 0 { "worker.flush-bytes" } else { "worker.flush-age" };
             return Err(Error::Settings { setting, detail: "takes more than nothing".into() });
         }
         let identity = log.identity().await.map_err(Error::Log)?;
@@ -113,7 +120,20 @@ impl Worker {
             flushed: None,
             in_flight: Arc::default(),
             held: Vec::new(),
+            keys: KeyRing::default(),
         })
+    }
+
+    /// For a log that others than collectors write to: who they are, and where their keys are known.
+    ///
+    /// # Errors
+    /// Where a setting makes no sense.
+    pub fn with_producers(mut self, producers: &signature::Settings, directory: Directory) -> Result<Self, Error> {
+        if let Some((setting, problem)) = producers.faults().into_iter().next() {
+            return Err(Error::Settings { setting, detail: problem.into() });
+        }
+        self.keys = KeyRing::new(producers, directory);
+        Ok(self)
     }
 
     /// Works until `shutdown`, then flushes what it holds and returns.
@@ -146,7 +166,7 @@ impl Worker {
             if self.flushing.is_none() && !self.held.is_empty() {
                 // What they waited for is in the table.
                 let records = std::mem::take(&mut self.held);
-                self.take_records(records).await;
+                self.take_records(records, shutdown).await;
                 continue;
             }
             tokio::select! {
@@ -229,7 +249,7 @@ impl Worker {
                 }
             }
             Event::Records(records) => {
-                self.take_records(records).await;
+                self.take_records(records, shutdown).await;
                 let bytes = i64::try_from(self.filling.bytes()).unwrap_or(i64::MAX);
                 self.flusher.metrics.buffered_bytes.set(bytes);
             }
@@ -237,8 +257,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Decodes records into the buffer.
-    async fn take_records(&mut self, mut records: Vec<Record>) {
+    /// Decodes records into the buffer. Where the worker is told to stop before their keys are known, it takes none.
+    async fn take_records(&mut self, mut records: Vec<Record>, stop: &CancellationToken) {
+        let Some(door) = self.keys.wait(&mut records, stop).await else { return };
         let mut settled = false;
         records.retain(|record| {
             let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return false };
@@ -259,7 +280,7 @@ impl Worker {
             return;
         }
         let (known, threads) = (&self.flusher.known, self.settings.decode_threads);
-        let sifted = self.filling.take(records, threads, known, &self.in_flight).await;
+        let sifted = self.filling.take(records, threads, known, &self.in_flight, &door).await;
         self.flusher.metrics.log_bytes.inc_by(sifted.bytes as u64);
         self.flusher.metrics.copies.inc_by(sifted.copies);
         for (partition, offset) in first_offsets(&sifted.held) {

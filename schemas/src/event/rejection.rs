@@ -40,11 +40,13 @@ pub enum Cause {
     NoOrganisation,
     /// Another event has the same organisation, source and id. No decoder finds that: the worker does.
     Conflict,
+    /// The record does not carry the signature of whom it says it is from. No decoder finds that: the worker does.
+    Signature,
 }
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TooLarge,
         Self::NotUtf8,
         Self::NotJson,
@@ -61,6 +63,7 @@ impl Cause {
         Self::FutureTime,
         Self::NoOrganisation,
         Self::Conflict,
+        Self::Signature,
     ];
 
     /// The cause's stable name.
@@ -83,6 +86,7 @@ impl Cause {
             Self::FutureTime => "future_time",
             Self::NoOrganisation => "no_organisation",
             Self::Conflict => "conflict",
+            Self::Signature => "signature",
         }
     }
 }

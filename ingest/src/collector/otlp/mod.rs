@@ -72,18 +72,22 @@ pub(super) async fn metrics(collector: &Collector, request: Request) -> Result<R
 
 /// `POST /v1/traces`: spans restate what logs and metrics say; taken, so that exporters are content, and dropped unread.
 pub(super) async fn traces(collector: &Collector, request: Request) -> Result<Response, Problem> {
-    auth::sender(&collector.0.directory, request.headers()).await?;
+    let sender = auth::sender(collector, request.headers()).await?;
     let encoding = Encoding::of(request.headers())?;
-    collector.read(Door::Traces, request).await?;
+    collector.may_send(Door::Traces, &sender)?;
+    let charged = collector.read(Door::Traces, request).await?;
+    collector.count_body(&sender, charged.body.len());
     collector.0.metrics.otlp_items.with_label_values(&["traces", "ignored"]).inc();
     Ok(answer(Door::Traces, encoding, 0, String::new()))
 }
 
 async fn export(collector: &Collector, door: Door, request: Request) -> Result<Response, Problem> {
-    let org = auth::sender(&collector.0.directory, request.headers()).await?;
+    let sender = auth::sender(collector, request.headers()).await?;
     let encoding = Encoding::of(request.headers())?;
+    collector.may_send(door, &sender)?;
     let charged = collector.read(door, request).await?;
-    let assertions = Assertions::new(org, (collector.0.clock)(), "otlp");
+    collector.count_body(&sender, charged.body.len());
+    let assertions = Assertions::new(collector, sender.org.clone(), "otlp");
     let limit = collector.0.settings.batch_limit;
     // Decoding and mapping run to their end without a pause: at most one decoded item per thread is in memory.
     let mut batch = Batch::new(&assertions, &collector.0.progress, limit.saturating_mul(EVENTS_PER_ITEM));
@@ -101,7 +105,9 @@ async fn export(collector: &Collector, door: Door, request: Request) -> Result<R
     }
     let Batch { records, reached, outcomes, unreadable, refused, message, .. } = batch;
     let count = records.len();
-    collector.append(records).await?;
+    // How many events its items are shows only now.
+    collector.may_send_events(door, &sender, count)?;
+    collector.store(door, &sender, records).await?;
     collector.0.progress.raise(reached);
     let metrics = &collector.0.metrics;
     metrics.count_accepted(door, count);

@@ -180,11 +180,13 @@ async fn settings_are_checked() {
         queue_wait: SignedDuration::from_secs(-1),
         read_timeout: SignedDuration::ZERO,
         append_timeout: SignedDuration::ZERO,
+        rate_limit_burst: SignedDuration::ZERO,
+        ..Settings::default()
     };
     let names: Vec<_> = bad.faults().iter().map(ToString::to_string).collect();
-    assert_eq!(names.len(), 6, "every fault at once: {names:?}");
+    assert_eq!(names.len(), 7, "every fault at once: {names:?}");
     let make = |settings, registry: &Registry| {
-        Collector::new(settings, world.log.clone(), world.directory.clone(), now, registry).err()
+        Collector::new(settings, &Default::default(), world.log.clone(), world.directory.clone(), now, registry).err()
     };
     assert!(matches!(make(bad, &Registry::new()), Some(Error::Setting { name: "body-limit", .. })));
     assert!(matches!(make(good, &world.registry), Some(Error::Metrics(_))), "one collector to a registry");

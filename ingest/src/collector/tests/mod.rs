@@ -17,16 +17,22 @@ use jiff::Timestamp;
 use prometheus::Registry;
 use serde_json::Value;
 use tower::ServiceExt as _;
-use tower_http::compression::CompressionLayer;
+use tower_http::compression::{CompressionLayer, predicate::SizeAbove};
 
 use super::{Collector, Settings, router};
-use crate::log::{Append, Consumer, Error, Log, Positions, Result};
+use crate::{
+    log::{Append, Consumer, Error, Log, Positions, Result},
+    signature,
+};
 
+mod allowed;
 mod captured;
+mod compressed;
 mod events;
 mod limits;
 mod mapping;
 mod otlp;
+mod producers;
 
 /// The server's clock in all tests; the captured telemetry is of that day.
 fn now() -> Timestamp {
@@ -103,6 +109,11 @@ impl World {
     }
 
     async fn with(settings: Settings) -> Self {
+        Self::beside(settings, &signature::Settings::default()).await
+    }
+
+    /// On a log that others may write to.
+    async fn beside(settings: Settings, producers: &signature::Settings) -> Self {
         let directory = Directory::open("sqlite::memory:").await.expect("a database in memory");
         let org = "acme".parse().expect("an id");
         directory.create_org(&org, "Acme", "UTC", now()).await.expect("new");
@@ -110,7 +121,7 @@ impl World {
         let (_, read_key) = directory.create_key(&org, Scope::Read, "", now()).await.expect("new");
         let log = Arc::new(TestLog { mood: Mutex::new(Mood::Well), records: Mutex::default() });
         let registry = Registry::new();
-        let collector = Collector::new(settings, log.clone(), directory.clone(), now, &registry);
+        let collector = Collector::new(settings, producers, log.clone(), directory.clone(), now, &registry);
         let app = router(collector.expect("the settings are good"));
         let (key, read_key) = (key.expose().to_owned(), read_key.expose().to_owned());
         Self { app, log, directory, registry, key, key_id, read_key }
@@ -196,7 +207,7 @@ async fn gzipped(plain: Vec<u8>) -> Vec<u8> {
         let plain = plain.clone();
         async move { Ok::<_, std::convert::Infallible>(Response::new(Body::from(plain))) }
     });
-    let service = tower::Layer::layer(&CompressionLayer::new(), serve);
+    let service = tower::Layer::layer(&CompressionLayer::new().compress_when(SizeAbove::new(0)), serve);
     let request = Request::get("/").header(header::ACCEPT_ENCODING, "gzip").body(Body::empty()).expect("a request");
     let response = service.oneshot(request).await.expect("infallible");
     assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip");

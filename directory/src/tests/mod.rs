@@ -6,6 +6,10 @@ use sqlx::Row as _;
 
 use super::{CACHE_TTL, Directory, Error, KeyId, Scope, cache, key};
 
+mod migration;
+mod quota;
+mod signers;
+
 fn now() -> Timestamp {
     "2026-03-04T05:06:07.123456Z".parse().expect("a time")
 }
@@ -158,7 +162,8 @@ async fn open_again_keeps_everything_and_refuses_a_changed_schema() {
     assert_eq!(two.orgs().await.expect("readable").len(), 1);
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&one.pool).await.expect("readable");
     assert_eq!(mode, "wal");
-    let orphan = sqlx::query("INSERT INTO keys VALUES ('x', 'nobody', 'read', '', '', 0, NULL)").execute(&one.pool);
+    let orphan =
+        sqlx::query("INSERT INTO keys VALUES ('x', 'nobody', 'read', '', '', 0, NULL, NULL, NULL)").execute(&one.pool);
     assert!(orphan.await.is_err(), "foreign keys hold");
     sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00'").execute(&one.pool).await.expect("writable");
     assert!(matches!(Directory::open(&url).await, Err(Error::Migrate(_))));

@@ -1,0 +1,45 @@
+//! Why a directory operation failed.
+
+use schemas::OrgId;
+use sqlx::migrate::MigrateError;
+
+/// What a directory operation returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a directory operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is one of that id already.
+    #[error("organisation `{0}` exists already")]
+    OrgExists(OrgId),
+    /// There is none of that id.
+    #[error("there is no organisation `{0}`")]
+    UnknownOrg(OrgId),
+    /// No zone of the time zone database.
+    #[error("`{0}` is no IANA time zone; an example of one is `Europe/Zurich`")]
+    TimeZone(String),
+    /// The URL names no database that we can open.
+    #[error("`{url}` is no directory: it takes sqlite:///path/to/file or sqlite::memory:")]
+    Url {
+        /// As it was given, without a password.
+        url: String,
+        /// What the driver says.
+        #[source]
+        source: Option<sqlx::Error>,
+    },
+    /// The database was made by a newer version, or its schema was changed by hand.
+    #[error("the directory's schema could not be brought up to date")]
+    Migrate(#[source] MigrateError),
+    /// The database cannot be read or written now.
+    #[error("the directory's database failed")]
+    Database(#[source] sqlx::Error),
+    /// A row that we cannot have written.
+    #[error("the directory holds an invalid {column} `{value}`")]
+    Corrupt {
+        /// Column at fault.
+        column: &'static str,
+        /// What stands there.
+        value: String,
+    },
+}
