@@ -15,6 +15,7 @@ mod fault;
 pub mod generate;
 mod output;
 mod parts;
+mod registry;
 mod sender;
 mod serve;
 mod telemetry;

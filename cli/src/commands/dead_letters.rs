@@ -1,5 +1,7 @@
 //! `daybook dead-letters`.
 
+use std::sync::Arc;
+
 use clap::{Args, Subcommand};
 use ingest::dead_letters::{self, Filter, Letter, Producers};
 use jiff::Timestamp;
@@ -10,7 +12,7 @@ use crate::{
     args::{Output, OutputFormat},
     config::Sources,
     fault::{During as _, Fault, Result},
-    output, parts,
+    output, parts, registry,
 };
 
 #[derive(Debug, Args)]
@@ -112,7 +114,9 @@ pub(crate) async fn run(args: &DeadLettersArgs, sources: &Sources) -> Result<()>
         DeadLettersCommand::Replay { filter, org, dry_run, output } => {
             let log = parts::log(&config).await?;
             let directory = parts::directory(&config).await?;
-            let producers = Producers { settings: &config.log.producers, directory: &directory };
+            let schemas = registry::schemas(&config)?;
+            let producers =
+                Producers { settings: &config.log.producers, directory: &directory, schemas: Some(Arc::new(schemas)) };
             let filter = wanted(filter)?;
             let done = dead_letters::replay(&lake, log.as_ref(), &producers, &filter, org.as_ref(), *dry_run).await;
             let done = done.during("the replay ended early; the same command goes on where it ended")?;

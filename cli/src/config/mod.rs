@@ -88,6 +88,25 @@ pub(crate) struct LogSettings {
     kafka: KafkaSettings,
     /// Who writes to it besides collectors.
     pub(crate) producers: ingest::signature::Settings,
+    pub(crate) avro: AvroSettings,
+}
+
+/// Where the schemas of records in Avro stand.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct AvroSettings {
+    /// A registry; its URL may hold a password.
+    #[serde(default)]
+    pub(crate) registry: Option<String>,
+    /// Schema id to file.
+    pub(crate) schemas: BTreeMap<String, PathBuf>,
+}
+
+impl fmt::Debug for AvroSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let registry = self.registry.as_deref().map(show::without_password);
+        f.debug_struct("AvroSettings").field("registry", &registry).field("schemas", &self.schemas).finish()
+    }
 }
 
 impl LogSettings {

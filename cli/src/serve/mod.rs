@@ -27,7 +27,7 @@ use crate::{
     commands::maintain::TABLES,
     config::{Config, Sources},
     fault::{During as _, Fault, Result},
-    output, parts, telemetry,
+    output, parts, registry, telemetry,
 };
 
 /// Which roles a process has.
@@ -181,6 +181,7 @@ impl Service {
         let worker =
             worker.and_then(|worker| worker.with_producers(&config.log.producers, self.parts.directory.clone()));
         let worker = worker.during("cannot start the worker")?;
+        let worker = worker.with_schemas(Arc::new(registry::schemas(config)?));
         let stopping = self.stopping.clone();
         self.roles.spawn(async move { worker.run(stopping).await.during("the worker failed") });
         Ok(())

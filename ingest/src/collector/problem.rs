@@ -314,6 +314,8 @@ fn title(cause: Cause) -> &'static str {
         Cause::TooLarge => "Event too large",
         Cause::NotUtf8 => "Not UTF-8",
         Cause::NotJson => "Not JSON",
+        Cause::NotAvro => "Not Avro of its schema",
+        Cause::UnknownSchema => "Unknown schema",
         Cause::NotAnObject => "Not a JSON object",
         Cause::SpecVersion => "Unsupported CloudEvents version",
         Cause::Missing => "Required attribute missing",

@@ -40,7 +40,7 @@ use crate::{
     headers,
     log::{self, Append, Log, Record},
     signature::{self, COLLECTOR},
-    worker::{Door, KeyRing, decode_record},
+    worker::{Door, KeyRing, Plans, RegistryError, SchemaRegistry, Schemas, decode_record},
 };
 
 /// Letters that are looked up and appended at a time.
@@ -71,6 +71,9 @@ pub enum Error {
     /// The directory could not be read.
     #[error("the keys that letters are signed with could not be looked up")]
     Keys(#[source] directory::Error),
+    /// The registry gave no answer.
+    #[error("the schemas of letters in Avro could not be looked up")]
+    Schemas(#[source] RegistryError),
     /// The log took nothing more; what was replayed until then stays, and the same replay goes on where it ended.
     #[error("the log did not take the letters")]
     Log(#[source] log::Error),
@@ -136,12 +139,14 @@ pub async fn list(lake: &Lake, filter: &Filter, limit: Option<usize>) -> Result<
 }
 
 /// Who may write to the log, to judge letters again.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Producers<'a> {
     /// Without fault.
     pub settings: &'a signature::Settings,
     /// Where keys are known.
     pub directory: &'a Directory,
+    /// Where the schemas of letters in Avro stand; `None` where there are none.
+    pub schemas: Option<Arc<dyn SchemaRegistry>>,
 }
 
 /// Sends the letters that are events now to `log` again. `org` stands in where a record names no organisation: whoever replays
@@ -158,6 +163,7 @@ pub async fn replay(
     dry_run: bool,
 ) -> Result<Replayed, Error> {
     let mut keys = KeyRing::new(producers.settings, producers.directory.clone());
+    let mut schemas = producers.schemas.clone().map(Schemas::new).unwrap_or_default();
     let sign_with = producers.settings.collector_key();
     let mut done = Replayed::default();
     // What this very replay has sent: the table does not have it yet.
@@ -167,7 +173,8 @@ pub async fn replay(
         for letters in letters.chunks(AT_ONCE) {
             let mut records: Vec<Record> = letters.iter().map(|letter| letter.record.clone()).collect();
             let door = keys.prepare(&mut records).await.map_err(Error::Keys)?;
-            let sound = sound(letters, records, &door, org, &mut done);
+            let plans = schemas.prepare(&records).await.map_err(Error::Schemas)?;
+            let sound = sound(letters, records, &door, &plans, org, &mut done);
             let present = present(lake, &sound).await?;
             let mut records = Vec::new();
             for event in sound {
@@ -206,6 +213,7 @@ fn sound(
     letters: &[Letter],
     records: Vec<Record>,
     door: &Door,
+    plans: &Plans,
     org: Option<&OrgId>,
     done: &mut Replayed,
 ) -> Vec<Sound> {
@@ -228,7 +236,7 @@ fn sound(
             door = &Door::Open;
             record.headers.push((headers::ORG.into(), Bytes::copy_from_slice(org.as_str().as_bytes())));
         }
-        let Ok((origin, event)) = decode_record(&record, door) else {
+        let Ok((origin, event)) = decode_record(&record, door, plans) else {
             done.refused += 1;
             continue;
         };

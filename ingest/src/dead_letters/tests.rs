@@ -64,7 +64,7 @@ async fn a_letter_that_is_an_event_now_is_replayed_once() {
     tokio::time::resume();
     let directory = Directory::open("sqlite::memory:").await.expect("a database in memory");
     tokio::time::pause();
-    let producers = Producers { settings: &signature::Settings::default(), directory: &directory };
+    let producers = Producers { settings: &signature::Settings::default(), directory: &directory, schemas: None };
     let nothing = Replayed { letters: 6, refused: 5, cut: 1, ..Replayed::default() };
     assert_eq!(
         replay(&lake, &log, &producers, &all, None, false).await.expect("readable"),

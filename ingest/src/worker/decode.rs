@@ -3,10 +3,11 @@
 
 use schemas::{
     OrgId,
+    avro::schema_id,
     event::{Event, FUTURE_TOLERANCE_US, Rejection, decode, parse_time},
 };
 
-use super::door::Door;
+use super::{avro::Plans, door::Door};
 use crate::{headers, log::Record};
 
 /// What the server asserts about a record, from its headers.
@@ -20,12 +21,20 @@ pub(crate) struct Origin<'a> {
     pub(crate) vantage: &'static str,
 }
 
-/// The record's event, or why it is none; `door` knows who may have written it.
-pub(crate) fn decode_record<'a>(record: &'a Record, door: &Door) -> Result<(Origin<'a>, Event<'a>), Rejection> {
+/// The record's event, or why it is none; `door` knows who may have written it, `plans` how to read Avro.
+pub(crate) fn decode_record<'a>(
+    record: &'a Record,
+    door: &Door,
+    plans: &'a Plans,
+) -> Result<(Origin<'a>, Event<'a>), Rejection> {
     let recorded_us = recorded_us(record);
     let org = door.organisation(record)?;
     let value = record.value.as_deref().unwrap_or_default();
-    let event = decode(value, recorded_us.saturating_add(FUTURE_TOLERANCE_US))?;
+    let latest_us = recorded_us.saturating_add(FUTURE_TOLERANCE_US);
+    let event = match schema_id(value) {
+        Some(id) => plans.decode(id, value, latest_us)?,
+        None => decode(value, latest_us)?,
+    };
     let vantage = match header(record, headers::VANTAGE) {
         Some("service") => "service",
         Some("report") => "report",

@@ -14,6 +14,7 @@ use schemas::event::{Cause, Rejection, event_id_bytes};
 use tokio::time::Instant;
 
 use super::{
+    avro::Plans,
     buffer::EventBuffer,
     dead_letters::DeadLetter,
     decode::decode_record,
@@ -78,9 +79,10 @@ impl Filling {
         known: &super::known::Known,
         in_flight: &Identities,
         door: &Door,
+        plans: &Plans,
     ) -> Sifted {
         self.since.get_or_insert_with(Instant::now);
-        let decoded = self.decode(records, threads, door).await;
+        let decoded = self.decode(records, threads, door, plans).await;
         let mut sifted = Sifted::default();
         let rows = known.lock();
         self.arrivals.get_or_insert_with(|| rows.arrivals());
@@ -148,6 +150,7 @@ impl Filling {
         mut records: Vec<Record>,
         threads: usize,
         door: &Door,
+        plans: &Plans,
     ) -> Vec<(usize, Vec<(Record, Fate)>)> {
         // A simulation has one thread.
         let many_threads =
@@ -162,10 +165,10 @@ impl Filling {
         let mut elsewhere = Vec::new();
         for buffer in buffers.drain(1..) {
             let part: Vec<Record> = rest.by_ref().take(share).collect();
-            let door = door.clone();
-            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer, &door)));
+            let (door, plans) = (door.clone(), plans.clone());
+            elsewhere.push(tokio::task::spawn_blocking(move || decode_all(part, buffer, &door, &plans)));
         }
-        let here = buffers.pop().map(|buffer| decode_all(records, buffer, door));
+        let here = buffers.pop().map(|buffer| decode_all(records, buffer, door, plans));
         let mut decoded: Vec<_> = here.into_iter().collect();
         for part in elsewhere {
             decoded.push(part.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic())));
@@ -199,10 +202,15 @@ enum Verdict {
 }
 
 /// Puts the records that are events into `buffer`; gives it back, with its first new row and what each record is.
-fn decode_all(records: Vec<Record>, mut buffer: EventBuffer, door: &Door) -> (EventBuffer, usize, Vec<(Record, Fate)>) {
+fn decode_all(
+    records: Vec<Record>,
+    mut buffer: EventBuffer,
+    door: &Door,
+    plans: &Plans,
+) -> (EventBuffer, usize, Vec<(Record, Fate)>) {
     let first_row = buffer.rows();
     let records = records.into_iter().map(|record| {
-        let fate = match decode_record(&record, door) {
+        let fate = match decode_record(&record, door, plans) {
             Ok((origin, event)) => {
                 let (uuid, text) = event_id_bytes(&event.id);
                 let id = text.as_deref().unwrap_or(&uuid);

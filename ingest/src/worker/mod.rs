@@ -19,6 +19,7 @@
 //! 5. One flush at a time; while it runs, the next buffer fills, up to its limit, and then the log is not polled: memory
 //!    is bounded by two buffers and the consumer's own (F19, R15).
 
+mod avro;
 mod buffer;
 mod claims;
 mod columns;
@@ -35,6 +36,8 @@ mod tests;
 #[allow(clippy::module_inception, reason = "the file that holds the loop is named after its room")]
 mod worker;
 
+pub(crate) use avro::{Plans, Schemas};
+pub use avro::{RegistryError, SchemaRegistry};
 pub(crate) use decode::decode_record;
 pub(crate) use door::{Door, KeyRing};
 pub use positions::{PartitionProgress, progress};

@@ -1,6 +1,6 @@
 //! The pure parts of the worker; its whole is tested by the simulation in `e2e`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -12,12 +12,19 @@ use proptest::prelude::*;
 use schemas::event::{Cause, event_id_bytes};
 
 use super::{
+    avro::Plans,
     buffer::EventBuffer,
     dead_letters::{self, DeadLetter, MAX_KEPT_BYTES},
     decode::decode_record,
     door::Door,
 };
 use crate::{headers, log::Record};
+
+/// Of a log without Avro.
+fn no_plans() -> &'static Plans {
+    static NONE: LazyLock<Plans> = LazyLock::new(Plans::default);
+    &NONE
+}
 
 fn record(offset: i64, org: &str, value: impl Into<Bytes>) -> Record {
     Record {
@@ -61,7 +68,7 @@ proptest! {
                 let org = ["a", "ab", "b"][*org];
                 let text = event(&format!("e{offset}"), ["u1", "u10", "u2", "ü"][*user], ["cli", "ide", "odd"][*client], &time);
                 let record = record(offset as i64, org, text);
-                let (origin, event) = decode_record(&record, &Door::Open).expect("an event");
+                let (origin, event) = decode_record(&record, &Door::Open, no_plans()).expect("an event");
                 buffer.push(&record, &origin, &event, event.id.as_bytes());
             }
             prop_assert_eq!(buffer.rows(), rows.len());
@@ -92,23 +99,23 @@ fn a_record_without_an_organisation_is_a_dead_letter_whatever_it_holds() {
     let good = event("e", "u", "cli", "2026-03-04T00:00:00Z");
     for org in ["", "Not An Org", "../x"] {
         let record = record(0, org, good.clone());
-        assert_eq!(decode_record(&record, &Door::Open).expect_err("refused").cause, Cause::NoOrganisation);
+        assert_eq!(decode_record(&record, &Door::Open, no_plans()).expect_err("refused").cause, Cause::NoOrganisation);
     }
     let mut record = record(0, "acme", good);
     record.value = None;
-    assert_eq!(decode_record(&record, &Door::Open).expect_err("refused").cause, Cause::NotJson);
+    assert_eq!(decode_record(&record, &Door::Open, no_plans()).expect_err("refused").cause, Cause::NotJson);
 }
 
 #[test]
 fn the_server_clock_decides_what_is_the_future() {
     let late = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:00Z"));
-    assert!(decode_record(&late, &Door::Open).is_ok(), "a day ahead is within the tolerance");
+    assert!(decode_record(&late, &Door::Open, no_plans()).is_ok(), "a day ahead is within the tolerance");
     let later = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:01Z"));
-    assert_eq!(decode_record(&later, &Door::Open).expect_err("refused").cause, Cause::FutureTime);
+    assert_eq!(decode_record(&later, &Door::Open, no_plans()).expect_err("refused").cause, Cause::FutureTime);
     let mut by_log = record(0, "acme", event("e", "u", "cli", "2026-03-06T00:00:01Z"));
     by_log.headers.remove(1);
     by_log.append_time_ms += 86_400_000;
-    assert!(decode_record(&by_log, &Door::Open).is_ok(), "without the collector's time the log's counts");
+    assert!(decode_record(&by_log, &Door::Open, no_plans()).is_ok(), "without the collector's time the log's counts");
 }
 
 #[test]
@@ -118,7 +125,10 @@ fn dead_letters_keep_cause_origin_and_bytes() {
     let records = [record(8, "acme", "{"), record(7, "acme", vec![0xff]), huge];
     let letters: Vec<DeadLetter> = records
         .into_iter()
-        .map(|record| DeadLetter { rejection: decode_record(&record, &Door::Open).expect_err("refused"), record })
+        .map(|record| DeadLetter {
+            rejection: decode_record(&record, &Door::Open, no_plans()).expect_err("refused"),
+            record,
+        })
         .collect();
     let batches = dead_letters::batches("topic", &letters.iter().collect::<Vec<_>>());
     let all: BTreeMap<i64, (String, i64, usize)> = batches
@@ -159,12 +169,12 @@ fn measure_stages() {
     for _ in 0..3 {
         let each = |started: Instant| started.elapsed().as_nanos() / records.len() as u128;
         let started = Instant::now();
-        let events = records.iter().filter(|record| decode_record(record, &Door::Open).is_ok()).count();
+        let events = records.iter().filter(|record| decode_record(record, &Door::Open, no_plans()).is_ok()).count();
         let decode = each(started);
         let mut buffer = EventBuffer::new();
         let started = Instant::now();
         for record in &records {
-            if let Ok((origin, event)) = decode_record(record, &Door::Open) {
+            if let Ok((origin, event)) = decode_record(record, &Door::Open, no_plans()) {
                 let (uuid, text) = event_id_bytes(&event.id);
                 buffer.push(record, &origin, &event, text.as_deref().unwrap_or(&uuid));
             }

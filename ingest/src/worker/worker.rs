@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error,
+    avro::{SchemaRegistry, Schemas},
     buffer::EventBuffer,
     claims::Claim,
     door::KeyRing,
@@ -80,6 +81,8 @@ pub struct Worker {
     held: Vec<Record>,
     /// Who may sign records.
     keys: KeyRing,
+    /// What records in Avro are read by.
+    schemas: Schemas,
 }
 
 impl Worker {
@@ -121,6 +124,7 @@ impl Worker {
             in_flight: Arc::default(),
             held: Vec::new(),
             keys: KeyRing::default(),
+            schemas: Schemas::default(),
         })
     }
 
@@ -134,6 +138,13 @@ impl Worker {
         }
         self.keys = KeyRing::new(producers, directory);
         Ok(self)
+    }
+
+    /// For a log that has records in Avro: where their schemas stand.
+    #[must_use]
+    pub fn with_schemas(mut self, registry: Arc<dyn SchemaRegistry>) -> Self {
+        self.schemas = Schemas::new(registry);
+        self
     }
 
     /// Works until `shutdown`, then flushes what it holds and returns.
@@ -260,6 +271,7 @@ impl Worker {
     /// Decodes records into the buffer. Where the worker is told to stop before their keys are known, it takes none.
     async fn take_records(&mut self, mut records: Vec<Record>, stop: &CancellationToken) {
         let Some(door) = self.keys.wait(&mut records, stop).await else { return };
+        let Some(plans) = self.schemas.wait(&records, stop).await else { return };
         let mut settled = false;
         records.retain(|record| {
             let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return false };
@@ -280,7 +292,7 @@ impl Worker {
             return;
         }
         let (known, threads) = (&self.flusher.known, self.settings.decode_threads);
-        let sifted = self.filling.take(records, threads, known, &self.in_flight, &door).await;
+        let sifted = self.filling.take(records, threads, known, &self.in_flight, &door, &plans).await;
         self.flusher.metrics.log_bytes.inc_by(sifted.bytes as u64);
         self.flusher.metrics.copies.inc_by(sifted.copies);
         for (partition, offset) in first_offsets(&sifted.held) {

@@ -13,7 +13,7 @@ use crate::{
     dead_letters::{self, Filter, Producers, Replayed},
     log::{Append, Log, Schedule, SimulatedLog},
     signature::{self, SigningKey, sign},
-    worker::{self, Worker, decode_record, progress},
+    worker::{self, Plans, Worker, decode_record, progress},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -83,7 +83,7 @@ fn read(append: Append, append_time_ms: i64) -> Record {
 async fn fate(ring: &mut KeyRing, append: Append, append_time_ms: i64) -> Option<String> {
     let mut records = [read(append, append_time_ms)];
     let door = ring.prepare(&mut records).await.expect("the directory is there");
-    match decode_record(&records[0], &door) {
+    match decode_record(&records[0], &door, &Plans::default()) {
         Ok(_) => None,
         Err(rejection) => {
             assert_eq!(rejection.cause, Cause::Signature, "{rejection}");
@@ -262,7 +262,8 @@ async fn a_topic_of_one_organisation() {
     let mut records = [read(none, at), read(lies, at)];
     let door = ring.prepare(&mut records).await.expect("nothing is asked");
     for record in &records {
-        let (origin, _) = decode_record(record, &door).expect("an event");
+        let plans = Plans::default();
+        let (origin, _) = decode_record(record, &door, &plans).expect("an event");
         assert_eq!((origin.org, origin.recorded_us), ("beta", at * 1000));
         assert_eq!(record.headers.iter().filter(|(name, _)| name == headers::ORG).count(), 1);
     }
@@ -319,7 +320,7 @@ async fn through_the_worker_and_back() {
 
     // Nothing of it becomes good by a replay, whether signatures are looked at or not.
     for (settings, refused) in [(required(), 4), (Settings::default(), 4)] {
-        let producers = Producers { settings: &settings, directory: &world.directory };
+        let producers = Producers { settings: &settings, directory: &world.directory, schemas: None };
         let done = dead_letters::replay(&lake, &log, &producers, &Filter::default(), None, false).await;
         assert_eq!(done.expect("readable"), Replayed { letters: 4, refused, ..Replayed::default() });
     }
@@ -331,7 +332,7 @@ async fn through_the_worker_and_back() {
     work(&lake, &log, &required(), &world.directory).await;
     assert_eq!(rows(&lake).await, 2);
     let settings = Settings { signing_key: Some(mended), ..required() };
-    let producers = Producers { settings: &settings, directory: &world.directory };
+    let producers = Producers { settings: &settings, directory: &world.directory, schemas: None };
     let done = dead_letters::replay(&lake, &log, &producers, &Filter::default(), None, false).await;
     assert_eq!(done.expect("sent"), Replayed { letters: 5, refused: 4, replayed: 1, ..Replayed::default() });
     work(&lake, &log, &settings, &world.directory).await;
