@@ -21,7 +21,7 @@ names = lambda source: [row[0] for row in duckdb.sql(f"describe select * from {s
 theirs = set(names(peer))
 columns = [c for c in names(ours) if c in theirs and c not in ("log_partition", "log_offset", "payload_hash")]
 different = ", ".join(f"count(*) filter (where o.{c} is distinct from p.{c})" for c in columns)
-found = duckdb.sql(f"select count(*), {different} from {ours} o left join {peer} p using (log_partition, log_offset)").fetchone()
+found = duckdb.sql(f"select count(*), {different} from {ours} o left join {peer} p using (log_partition, log_offset)").fetchall()[0]
 print(json.dumps({"rows": found[0], "columns": len(columns),
                   "different": {c: n for c, n in zip(columns, found[1:]) if n}}))
 sys.stdout.flush()
