@@ -8,6 +8,11 @@
     reason = "a bench is an edge: it reads the clock and prints"
 )]
 
+pub mod contest;
+pub mod freshness;
+pub mod peers;
+pub mod program;
+
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -23,7 +28,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 /// Options that every bench takes.
-#[derive(Debug, clap::Parser)]
+#[derive(Clone, Debug, clap::Parser)]
 pub struct Options {
     /// Events to work on.
     #[arg(long, default_value_t = 1_000_000)]

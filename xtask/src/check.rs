@@ -40,8 +40,12 @@ pub(crate) fn run(steps: &mut Steps) {
     steps.step("machete: unused dependencies", machete);
     steps.step("typos", || succeeds(Command::new(venv("typos")).current_dir(root())));
     steps.step("shellcheck", || {
-        let parts = fs::read_dir(root().join("e2e/parts")).into_iter().flatten();
-        let scripts = parts.filter_map(|entry| Some(entry.ok()?.path()).filter(|path| is(path, "sh")));
+        let folders = ["e2e/parts", "benches/peers"].map(|folder| fs::read_dir(root().join(folder)));
+        let scripts = folders
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()).filter(|path| is(path, "sh")));
         succeeds(Command::new(venv("shellcheck")).current_dir(root()).arg(".ci/run").args(scripts))
     });
     steps.step("clippy, and all dependencies", || clippy(&ourselves.with_file_name("daybook")));

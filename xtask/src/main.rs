@@ -31,7 +31,7 @@ usage: cargo xtask COMMAND
 
   test                        install what tests need, then all checks and all tests; ends with `N passed, N failed`
   check                       the quick part: fmt, cargo-deny, spelling, shell scripts, clippy, rustdoc links
-  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python (all by default), claude
+  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python (all by default), peers, claude
   parts up|down [PART...]     start or stop them for work by hand: kafka s3 (both by default)
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
@@ -41,7 +41,8 @@ usage: cargo xtask COMMAND
                               fault injection on real parts
   claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook
   bench NAME [--json FILE] [--events N]
-                              ours and a peer, alternated; NAME is a file of benches/src/bin
+                              ours and peers, alternated; NAME is a file of benches/src/bin; `ingest` takes
+                              --peers none|spark|all (default: all; 1 GB of Spark and others into .venv-peers)
 
 examples:
   cargo xtask check
@@ -71,7 +72,9 @@ fn main() -> ExitCode {
         ["faults", rest @ ..] => return end(with_parts(|| run_binary("daybook-e2e", "faults", rest))),
         ["claude"] => return end(Part::Claude.install() && with_parts(|| run_binary("daybook-e2e", "claude", &[]))),
         ["bench", name, rest @ ..] if benches().iter().any(|bench| bench == name) => {
-            return end(with_parts(|| run_binary("daybook-benches", name, rest)));
+            // Only this one has peers that the tests do without (1 GB from PyPI and Maven Central).
+            let alone = *name != "ingest" || rest.windows(2).any(|pair| pair == ["--peers", "none"]);
+            return end((alone || Part::Peers.install()) && with_parts(|| run_binary("daybook-benches", name, rest)));
         }
         ["bench", ..] => {
             eprintln!(

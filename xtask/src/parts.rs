@@ -1,6 +1,7 @@
-//! Real parts: a Kafka broker, an S3 server, a Python with other engines, the Claude Code CLI.
+//! Real parts: a Kafka broker, an S3 server, a Python with other engines, the peers of the benches, the Claude Code CLI.
 //!
-//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts` or `.venv`. An
+//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv` or
+//! `.venv-peers` (what the peers need and what the tests need may exclude each other). An
 //! installation leaves a stamp of what it was made from, so that a second one does nothing and a changed pin takes effect.
 //! Tests start servers of their own on free ports; `up` and `down` are for work by hand.
 
@@ -18,6 +19,7 @@ pub(crate) enum Part {
     Kafka,
     S3,
     Python,
+    Peers,
     Claude,
 }
 
@@ -31,6 +33,7 @@ impl Part {
             "kafka" => Self::Kafka,
             "s3" => Self::S3,
             "python" => Self::Python,
+            "peers" => Self::Peers,
             "claude" => Self::Claude,
             _ => return None,
         })
@@ -41,6 +44,7 @@ impl Part {
             Self::Kafka => "kafka",
             Self::S3 => "s3",
             Self::Python => "python",
+            Self::Peers => "peers",
             Self::Claude => "claude",
         }
     }
@@ -53,6 +57,9 @@ impl Part {
     pub(crate) fn install(self) -> bool {
         match self {
             Self::Python => install_python("e2e/parts/requirements.txt"),
+            Self::Peers => {
+                succeeds(self.script().arg("install")) && install_into(".venv-peers", "benches/peers/requirements.txt")
+            }
             _ => succeeds(self.script().arg("install")),
         }
     }
@@ -70,24 +77,27 @@ impl Part {
     /// Its script, with the folder and the port that are used by hand.
     fn script(self) -> Command {
         let mut command = Command::new("bash");
-        command.arg(root().join("e2e/parts").join(self.name()).with_extension("sh"));
+        let scripts = if self == Self::Peers { "benches/peers" } else { "e2e/parts" };
+        command.arg(root().join(scripts).join(self.name()).with_extension("sh"));
         let folder = root().join(".parts/run").join(self.name());
         let default = |variable: &str, value: &str| std::env::var(variable).unwrap_or_else(|_| value.to_owned());
         match self {
             Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
             Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
-            Self::Python | Self::Claude => &mut command,
+            Self::Python | Self::Peers | Self::Claude => &mut command,
         };
         command
     }
 }
 
-/// Where the e2e tests, the faults and the benches find the parts.
-pub(crate) fn environment() -> [(&'static str, PathBuf); 3] {
+/// Where the e2e tests, the faults and the benches find the parts; those of [`Part::FOR_TESTS`] first, in order.
+pub(crate) fn environment() -> [(&'static str, PathBuf); 5] {
     [
         ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
         ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
         ("DAYBOOK_E2E_PYTHON", venv("python")),
+        ("DAYBOOK_PEERS_PYTHON", root().join(".venv-peers/bin/python")),
+        ("DAYBOOK_PEERS_SPARK_JARS", root().join(".parts/spark")),
     ]
 }
 
@@ -119,26 +129,22 @@ pub(crate) fn venv(program: &str) -> PathBuf {
 
 /// Installs a list of pinned Python packages into `.venv`.
 pub(crate) fn install_python(requirements: &str) -> bool {
-    let list = root().join(requirements);
-    let stamp = root().join(".venv").join(requirements.replace('/', "-"));
+    install_into(".venv", requirements)
+}
+
+fn install_into(folder: &str, requirements: &str) -> bool {
+    let (list, folder) = (root().join(requirements), root().join(folder));
+    let stamp = folder.join(requirements.replace('/', "-"));
     if same(&list, &stamp) {
         return true;
     }
-    let made =
-        venv("python").exists() || succeeds(Command::new("python3").args(["-m", "venv"]).arg(root().join(".venv")));
-    // Wheels only: nothing is compiled.
-    let mut pip = Command::new(venv("python"));
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--only-binary",
-        ":all:",
-        "--requirement",
-    ]);
-    made && succeeds(pip.arg(&list)) && fs::copy(&list, &stamp).is_ok()
+    let python = folder.join("bin/python");
+    let made = python.exists() || succeeds(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+    let mut pip = Command::new(python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    // Wheels only: nothing is compiled. PySpark has none; it is Python and jars.
+    pip.args(["--only-binary", ":all:", "--no-binary", "pyspark"]);
+    made && succeeds(pip.arg("--requirement").arg(&list)) && fs::copy(&list, &stamp).is_ok()
 }
 
 fn same(one: &Path, other: &Path) -> bool {

@@ -1,34 +1,59 @@
-//! The worker against a consumer-only drain of the same topic: what does making tables cost over reading the log?
+//! The worker against a consumer-only drain of the same topic, against Spark, and against other ways from Kafka to Delta.
 //!
-//! A real broker, one topic of generated activity; then, in turn, a drain (the same consumer, records counted and dropped)
-//! and a worker with a fresh lake on local disk, each from offset 0 to the end.
-//!
-//! Then freshness: a producer appends at 70 % of the worker's own speed, on the same cores; how long after the broker has
-//! acknowledged a record does the table have it?
-#![allow(
-    clippy::disallowed_methods,
-    clippy::print_stdout,
-    reason = "a bench is an edge: it reads the clock and prints"
-)]
+//! A real broker and one topic of generated activity; then, in turn, every program with a fresh table on local disk, from the
+//! first record to the last. Each must have written a row for every record, and the peers' columns must hold what ours hold.
+//! Then freshness: a producer appends at 70 % of the worker's own speed, on the same cores.
+#![allow(clippy::print_stdout, reason = "a bench is an edge: it prints")]
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::{Duration, Instant},
+use std::{collections::BTreeMap, io::Read};
+
+use benches::{
+    Options,
+    contest::{Contender, Contest, Run, Runs, TOPIC, WARM_UP},
+    freshness::{self, PARTITIONS},
+    peers, percentile, report,
 };
-
-use benches::{Options, median, percentile, report};
 use clap::Parser;
 use e2e::{activity, parts::Kafka};
-use ingest::{
-    log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions, kafka_partition_of},
-    worker::{Settings, Worker, progress},
-};
-use lake::Lake;
-use serde_json::json;
-use tokio_util::sync::CancellationToken;
+use ingest::log::{Event, KafkaLog, KafkaSettings, Log, contract::FixedPositions};
+use serde_json::{Value, json};
 
-const PARTITIONS: i32 = 6;
+/// Events that Spark runs in on.
+const WARM_UP_EVENTS: u64 = 50_000;
+/// Runs of a peer, which takes long: at most so many.
+const PEER_RUNS_MAX: usize = 2;
+
+#[derive(Debug, clap::Parser)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    /// Whom to run beside worker and drain.
+    #[arg(long, value_enum, default_value_t = Peers::All)]
+    peers: Peers,
+    #[command(subcommand)]
+    command: Option<Hidden>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Peers {
+    None,
+    Spark,
+    All,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Hidden {
+    /// Reads the topic and drops the records: the bench starts itself so.
+    #[command(hide = true)]
+    Drain {
+        #[arg(long)]
+        bootstrap: String,
+        #[arg(long)]
+        group: String,
+        #[arg(long)]
+        records: usize,
+    },
+}
 
 /// As in `daybook`.
 #[global_allocator]
@@ -36,143 +61,126 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() {
-    let options = Options::parse();
-    let kafka = Kafka::start();
-    kafka.create_topic("bench", PARTITIONS as u32);
-    let open_topic = |topic: &str, group: &str| {
-        let settings = KafkaSettings {
-            bootstrap_servers: kafka.bootstrap(),
-            topic: topic.into(),
-            group: group.into(),
-            ..KafkaSettings::default()
-        };
-        Arc::new(KafkaLog::open(&settings).expect("the settings are sound"))
-    };
-    let open = |group: &str| open_topic("bench", group);
-    let bytes =
-        activity::append(open("fill").as_ref(), activity::generator(options.events)).await.expect("the log takes it");
-    let log = open("fill");
-    let mut records = 0;
-    for partition in 0..PARTITIONS {
-        records += log.offsets(partition).await.expect("the broker serves").1;
+    let arguments = Arguments::parse();
+    if let Some(Hidden::Drain { bootstrap, group, records }) = arguments.command {
+        return drain(&open(&bootstrap, TOPIC, &group), records).await;
     }
-    println!("{records} records, {:.0} bytes each", bytes as f64 / records as f64);
-    let (mut drains, mut workers, mut table_bytes) = (Vec::new(), Vec::new(), 0);
-    // The first pair warms the page cache and is not counted.
-    for run in 0..=options.runs {
-        let drain = drain(open(&format!("drain-{run}")).as_ref(), records).await;
-        let (worker, size) = work(open(&format!("worker-{run}")), records).await;
-        if run > 0 {
-            drains.push(drain);
-            workers.push(worker);
-            table_bytes = size;
+    let options = arguments.options;
+    let contenders: &[Contender] = match arguments.peers {
+        Peers::None => &[Contender::Drain, Contender::Worker],
+        Peers::Spark => &[Contender::Drain, Contender::Worker, Contender::Spark],
+        Peers::All => &[Contender::Drain, Contender::Worker, Contender::Spark, Contender::Quix, Contender::Loop],
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (contest, bytes) = prepare(&options, folder.path()).await;
+    let mut all: Vec<Runs> =
+        contenders.iter().map(|contender| Runs { contender: *contender, runs: Vec::new() }).collect();
+    let mut equal = serde_json::Map::new();
+    for number in 0..=options.runs {
+        for Runs { contender, runs } in &mut all {
+            // The first run of ours warms the page cache and is not counted; the peers come after it.
+            if contender.is_peer() && (number == 0 || number > options.runs.min(PEER_RUNS_MAX)) {
+                continue;
+            }
+            let run = contest.run(*contender, number).await;
+            let rate = contest.records as f64 / run.seconds;
+            println!("{:<8} {rate:>9.0} rows/s, {:>7.1} CPU-s, {:>6.0} MB", contender.name(), run.cpu_s, run.peak_mb);
+            if number > 0 {
+                runs.push(run);
+            }
+            if contender.is_peer() && number == 1 {
+                let place = |of: Contender| Contest::events(&contest.folder.join(of.name()));
+                let found = peers::compare(&place(Contender::Worker), &place(*contender));
+                equal.insert(contender.name().to_owned(), found);
+            }
         }
     }
-    let rate = 0.7 * records as f64 / median(&workers);
-    kafka.create_topic("fresh", PARTITIONS as u32);
-    let fresh = freshness(&open_topic("fresh", "producer"), open_topic("fresh", "fresh"), rate).await;
-    let ratios = json!({
-        "worker_over_drain": median(&drains) / median(&workers),
-        "freshness_p99_s": percentile(&fresh, 0.99),
-    });
-    let detail = json!({
-        "records": records,
-        "record_bytes": bytes as f64 / records as f64,
-        "drain_rows_per_s": records as f64 / median(&drains),
-        "worker_rows_per_s": records as f64 / median(&workers),
-        "table_bytes_per_row": table_bytes as f64 / records as f64,
+    let worker = all.iter().find(|runs| runs.contender == Contender::Worker).expect("it is always there");
+    let rate = 0.7 * contest.records as f64 / worker.median(|run| run.seconds);
+    contest.kafka.create_topic(freshness::TOPIC, PARTITIONS);
+    let producer = open(&contest.kafka.bootstrap(), freshness::TOPIC, "producer");
+    let fresh = freshness::of_worker(&contest, &producer, rate).await;
+
+    let mut detail = json!({
+        "records": contest.records,
+        "record_bytes": bytes as f64 / contest.records as f64,
         "freshness_rows_per_s": rate,
         "freshness_p50_s": percentile(&fresh, 0.5),
         "freshness_max_s": percentile(&fresh, 1.0),
+        "equal_to_worker": equal,
     });
-    let programs: [(&str, &[f64]); 2] = [("drain", &drains), ("worker", &workers)];
+    for runs in &all {
+        detail[runs.contender.name()] = runs.detail(contest.records);
+    }
+    let mut ratios = ratios(worker, &all);
+    ratios["freshness_p99_s"] = percentile(&fresh, 0.99).into();
+    let seconds: Vec<(&str, Vec<f64>)> =
+        all.iter().map(|runs| (runs.contender.name(), runs.runs.iter().map(|run| run.seconds).collect())).collect();
+    let programs: Vec<(&str, &[f64])> = seconds.iter().map(|(name, seconds)| (*name, seconds.as_slice())).collect();
     report("ingest", &programs, ratios, detail, options.json.as_deref());
 }
 
-/// Seconds from subscribing to the last record, records dropped.
-async fn drain(log: &KafkaLog, records: i64) -> f64 {
-    let started = Instant::now();
+/// `worker_over_<program>`: how many times its throughput ours is. `cpu_over_<peer>`: our processor time for an event over
+/// the peer's, its start-up left out; ours holds our start-up.
+fn ratios(worker: &Runs, all: &[Runs]) -> Value {
+    let seconds = |run: &Run| run.seconds;
+    let cpu = |run: &Run| run.cpu_s;
+    let mut ratios = json!({});
+    let mut best = f64::INFINITY;
+    for runs in all.iter().filter(|runs| runs.contender != Contender::Worker) {
+        let name = runs.contender.name();
+        ratios[format!("worker_over_{name}")] = (runs.median(seconds) / worker.median(seconds)).into();
+        if runs.contender.is_peer() {
+            best = best.min(runs.median(cpu));
+            ratios[format!("cpu_over_{name}")] = (worker.median(cpu) / runs.median(cpu)).into();
+        }
+    }
+    if best.is_finite() {
+        ratios["cpu_over_best_peer"] = (worker.median(cpu) / best).into();
+    }
+    ratios
+}
+
+/// A broker with both topics, and the bytes of the records.
+async fn prepare(options: &Options, folder: &std::path::Path) -> (Contest, u64) {
+    let kafka = Kafka::start();
+    let bootstrap = kafka.bootstrap();
+    let mut filled = (0, 0);
+    for (topic, events) in [(WARM_UP, WARM_UP_EVENTS.min(options.events)), (TOPIC, options.events)] {
+        kafka.create_topic(topic, PARTITIONS);
+        let log = open(&bootstrap, topic, "fill");
+        let bytes = activity::append(&log, activity::generator(events)).await.expect("the log takes it");
+        let mut records = 0;
+        for partition in 0..PARTITIONS as i32 {
+            records += log.offsets(partition).await.expect("the broker serves").1;
+        }
+        filled = (records, bytes);
+    }
+    let (records, bytes) = filled;
+    println!("{records} records, {:.0} bytes each", bytes as f64 / records as f64);
+    (Contest { kafka, records, folder: folder.to_owned() }, bytes)
+}
+
+fn open(bootstrap: &str, topic: &str, group: &str) -> KafkaLog {
+    let settings = KafkaSettings {
+        bootstrap_servers: bootstrap.into(),
+        topic: topic.into(),
+        group: group.into(),
+        ..KafkaSettings::default()
+    };
+    KafkaLog::open(&settings).expect("the settings are sound")
+}
+
+/// Reads `records` records and says so; then waits to be measured.
+async fn drain(log: &KafkaLog, records: usize) {
     let mut consumer = log.subscribe(FixedPositions::new(BTreeMap::new())).await.expect("the broker serves");
     let mut seen = 0;
     while seen < records {
         if let Event::Records(batch) = consumer.next().await.expect("the broker serves") {
-            seen += i64::try_from(batch.len()).expect("a batch is small");
+            seen += batch.len();
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
+    println!("done");
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("standard input ends");
     consumer.close().await.expect("the broker serves");
-    seconds
-}
-
-/// Seconds from subscribing to the commit of the last record, and the size of the files.
-async fn work(log: Arc<KafkaLog>, records: i64) -> (f64, u64) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let lake = Lake::open(&folder.path().display().to_string(), &[]).expect("a folder is a lake");
-    let registry = prometheus::Registry::new();
-    let settings = Settings::default();
-    let worker = Worker::new(settings, lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
-    let stop = CancellationToken::new();
-    let started = Instant::now();
-    let running = tokio::spawn(worker.run(stop.clone()));
-    loop {
-        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
-        if progress.iter().map(|partition| partition.next_offset).sum::<i64>() >= records {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    stop.cancel();
-    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
-    let snapshot = lake.table(&schemas::EVENTS).snapshot().await.expect("the table can be read");
-    (seconds, snapshot.files.iter().map(|file| file.size_bytes).sum())
-}
-
-/// Length of the freshness run, and from one append to the next.
-const FRESH: Duration = Duration::from_secs(20);
-const TICK: Duration = Duration::from_millis(50);
-
-/// Seconds from each acknowledged append to the table commit that has all of its records, at `rate` records a second.
-async fn freshness(producer: &KafkaLog, log: Arc<KafkaLog>, rate: f64) -> Vec<f64> {
-    let (ticks, size) = (FRESH.as_millis() / TICK.as_millis(), (rate * TICK.as_secs_f64()) as usize);
-    let mut records = activity::generator(ticks as u64 * size as u64).map(activity::record);
-    let batches: Vec<Vec<_>> = (0..ticks).map(|_| records.by_ref().take(size).collect()).collect();
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let lake = Lake::open(&folder.path().display().to_string(), &[]).expect("a folder is a lake");
-    let registry = prometheus::Registry::new();
-    let worker =
-        Worker::new(Settings::default(), lake.clone(), log.clone(), "fresh", &registry).await.expect("tables open");
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(worker.run(stop.clone()));
-    // The group has to form first; that is no matter of freshness.
-    tokio::time::sleep(Duration::from_secs(5)).await;
-
-    // Where each partition ends with an append, and when that was acknowledged.
-    let mut ends = [0_i64; PARTITIONS as usize];
-    let mut waiting: VecDeque<([i64; PARTITIONS as usize], Instant)> = VecDeque::new();
-    let mut seconds = Vec::new();
-    let mut timer = tokio::time::interval(TICK);
-    let mut batches = batches.into_iter();
-    loop {
-        timer.tick().await;
-        let next = batches.next();
-        if let Some(batch) = next {
-            for record in &batch {
-                ends[kafka_partition_of(&record.key, PARTITIONS) as usize] += 1;
-            }
-            producer.append(batch).await.expect("the broker serves");
-            waiting.push_back((ends, Instant::now()));
-        } else if waiting.is_empty() {
-            break;
-        }
-        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
-        let there = |ends: &[i64]| progress.iter().all(|at| at.next_offset >= ends[at.kafka_partition as usize]);
-        while waiting.front().is_some_and(|(ends, _)| there(ends)) {
-            let (_, since) = waiting.pop_front().expect("it was looked at");
-            seconds.push(since.elapsed().as_secs_f64());
-        }
-    }
-    stop.cancel();
-    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
-    seconds
 }
