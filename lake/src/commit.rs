@@ -68,6 +68,8 @@ pub struct Change {
     /// Not at all where a version after this one brought new rows: for a change that depends on which rows were there before.
     /// `None` = on top of whatever is newest.
     pub only_after: Option<i64>,
+    /// New metadata, as Delta's action has it; `None` = the table's stays.
+    pub metadata: Option<Value>,
     /// Kept in `commitInfo.operationMetrics`.
     pub metrics: Map<String, Value>,
 }
@@ -170,7 +172,8 @@ impl Table {
             .map(|swap| json!({ "txn": { "appId": swap.app_id, "version": swap.next, "lastUpdated": now_ms } }));
         let removed = change.remove.iter().map(|file| file.to_remove(self.spec, change.data_change, now_ms));
         let added = change.add.iter().map(|file| file.to_add(self.spec, &types, change.data_change));
-        std::iter::once(info).chain(txns).chain(removed).chain(added).collect()
+        let metadata = change.metadata.iter().map(|metadata| json!({ "metaData": metadata }));
+        std::iter::once(info).chain(metadata).chain(txns).chain(removed).chain(added).collect()
     }
 }
 
@@ -182,6 +185,10 @@ fn landed(head: &mut Head, change: &Change, now_ms: i64) -> i64 {
         state.rows_version = state.version;
     }
     state.read_ms = now_ms;
+    if let Some(metadata) = &change.metadata {
+        let configuration = metadata["configuration"].clone();
+        state.metadata(metadata["id"].as_str(), metadata["schemaString"].as_str(), configuration);
+    }
     for swap in &change.swaps {
         state.txns.insert(swap.app_id.clone(), swap.next);
     }

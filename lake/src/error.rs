@@ -62,6 +62,14 @@ pub enum Error {
         /// What does not fit.
         detail: String,
     },
+    /// The table's columns are not those that this version writes, and cannot be made so.
+    #[error("table {table} was not made by Daybook, or by a version that this one cannot follow: {detail}")]
+    Columns {
+        /// Table.
+        table: String,
+        /// What differs.
+        detail: String,
+    },
     /// DataFusion failed.
     #[error("scan")]
     Scan(#[source] datafusion::error::DataFusionError),

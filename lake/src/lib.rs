@@ -17,6 +17,7 @@
 
 mod commit;
 mod error;
+mod evolve;
 mod fetch;
 mod file;
 mod layout;

@@ -182,7 +182,9 @@ fn apply(state: &mut State, table: &Table, types: &Types, batch: &RecordBatch) -
         state.txns.insert(app_id, next);
     }
     for (metadata, row) in rows(batch, "metaData") {
-        state.metadata(text(metadata, "id", row).as_deref(), text(metadata, "schemaString", row).as_deref());
+        let (id, schema) = (text(metadata, "id", row), text(metadata, "schemaString", row));
+        let configuration = map(metadata, "configuration", row).unwrap_or_else(|| json!({}));
+        state.metadata(id.as_deref(), schema.as_deref(), configuration);
     }
     for (protocol, row) in rows(batch, "protocol") {
         state.protocol(long(protocol, "minReaderVersion", row), long(protocol, "minWriterVersion", row));

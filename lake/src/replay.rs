@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) rows_version: i64,
     pub(crate) table_id: String,
     pub(crate) schema_string: String,
+    /// Table properties.
+    pub(crate) configuration: Value,
     /// minReaderVersion, minWriterVersion.
     pub(crate) protocol: (i64, i64),
     pub(crate) txns: BTreeMap<String, i64>,
@@ -124,7 +126,8 @@ impl State {
             self.txns.insert(app_id.to_owned(), next);
         }
         for metadata in entry.each("metaData") {
-            self.metadata(metadata["id"].as_str(), metadata["schemaString"].as_str());
+            let configuration = metadata["configuration"].clone();
+            self.metadata(metadata["id"].as_str(), metadata["schemaString"].as_str(), configuration);
         }
         for protocol in entry.each("protocol") {
             self.protocol(protocol["minReaderVersion"].as_i64(), protocol["minWriterVersion"].as_i64());
@@ -158,7 +161,8 @@ impl State {
         self.removed.insert(path, version);
     }
 
-    pub(crate) fn metadata(&mut self, id: Option<&str>, schema: Option<&str>) {
+    pub(crate) fn metadata(&mut self, id: Option<&str>, schema: Option<&str>, configuration: Value) {
+        self.configuration = configuration;
         self.table_id = id.unwrap_or_default().to_owned();
         self.schema_string = schema.unwrap_or_default().to_owned();
     }

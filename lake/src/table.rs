@@ -188,7 +188,8 @@ impl Table {
         Ok(Snapshot::new(self, state))
     }
 
-    /// The head; creates the table as version 0 where it is not there. Safe beside others that do the same.
+    /// The head; creates the table as version 0 where it is not there, and adds the columns that one of an older version lacks. Safe
+    /// beside others that do the same.
     ///
     /// # Errors
     /// Where the store does not answer.
@@ -196,7 +197,8 @@ impl Table {
         let path = layout::entry(&self.folder, 0);
         let mut attempt = 0;
         loop {
-            if let Some(head) = self.head().await? {
+            if let Some(mut head) = self.head().await? {
+                self.grow(&mut head).await?;
                 // Written by a process that died before it could sync the folder, the newest entry might still be lost.
                 self.place.persist(&[layout::entry(&self.folder, head.version())]).await?;
                 return Ok(head);
@@ -246,7 +248,7 @@ pub(crate) fn lines(actions: &[Value]) -> Vec<u8> {
 }
 
 /// Delta's JSON form of a schema (Delta protocol, "Schema Serialization Format"), comments in the fields' metadata.
-fn delta_schema(schema: &Schema) -> Value {
+pub(crate) fn delta_schema(schema: &Schema) -> Value {
     let fields = schema.fields().iter().map(|field| {
         let kind = match field.data_type() {
             DataType::Utf8 => "string".to_owned(),

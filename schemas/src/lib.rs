@@ -27,7 +27,7 @@ mod table;
 pub mod tables;
 
 pub use ids::{InvalidOrgId, OrgId};
-pub use table::{Column, ColumnType, TableSpec, arrow_schema};
+pub use table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
 pub use tables::{DEAD_LETTERS, EVENTS};
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use arrow::datatypes::SchemaRef;
 use serde::Deserialize;
 
-use crate::table::{Column, ColumnType, TableSpec, arrow_schema};
+use crate::table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
 
 /// Version of the whole set of definitions; goes up with any change of meaning.
 pub const DEFINITION_VERSION: i64 = 1;
@@ -181,5 +181,5 @@ pub static ROLLUP_DAILY: TableSpec = TableSpec {
     partition_column: Some("activity_date"),
     sort_columns: &["org_id", "user_key", "product", "client_type"],
     bloom_columns: &[],
-    properties: &[],
+    properties: PROPERTIES,
 };

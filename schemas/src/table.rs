@@ -72,6 +72,16 @@ pub struct TableSpec {
     pub properties: &'static [(&'static str, &'static str)],
 }
 
+/// Properties of our tables (Delta protocol, "Table Properties"), for other engines that work on them: they keep replaced files and
+/// log entries for as long as our own maintenance does, and leave the clean-up of the log to it (F11). What must not be set is
+/// `delta.setTransactionRetentionDuration`: offsets would expire.
+pub const PROPERTIES: &[(&str, &str)] = &[
+    ("delta.checkpointInterval", "100"),
+    ("delta.deletedFileRetentionDuration", "interval 168 hours"),
+    ("delta.enableExpiredLogCleanup", "false"),
+    ("delta.logRetentionDuration", "interval 720 hours"),
+];
+
 /// Arrow schema of `columns`, each with its comment in the metadata key `comment`.
 #[must_use]
 pub fn arrow_schema(columns: &[Column]) -> SchemaRef {

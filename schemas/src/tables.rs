@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::table::{Column, ColumnType, TableSpec, arrow_schema};
+use crate::table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
 
 const fn column(name: &'static str, column_type: ColumnType, nullable: bool, comment: &'static str) -> Column {
     Column { name, column_type, nullable, comment }
@@ -163,7 +163,7 @@ pub static EVENTS: TableSpec = TableSpec {
     partition_column: Some("event_date"),
     sort_columns: &["org_id", "user_key", "client_type", "event_time"],
     bloom_columns: &[],
-    properties: &[],
+    properties: PROPERTIES,
 };
 
 /// Every record that could not become an event.
@@ -173,7 +173,7 @@ pub static DEAD_LETTERS: TableSpec = TableSpec {
     partition_column: Some("recorded_date"),
     sort_columns: &["log_partition", "log_offset"],
     bloom_columns: &[],
-    properties: &[],
+    properties: PROPERTIES,
 };
 
 /// Position of a column of `events`. Callers on the hot path ask at compile time.

@@ -161,6 +161,7 @@ impl Flusher {
             swaps: swaps.collect(),
             data_change: true,
             only_after: None,
+            metadata: None,
             metrics,
         };
         self.commit_events(batch, change).await
@@ -243,6 +244,7 @@ impl Flusher {
             swaps: swaps.into_values().collect(),
             data_change: true,
             only_after: None,
+            metadata: None,
             metrics: serde_json::Map::new(),
         };
         commit(&self.dead_letters, change).await.map(drop)

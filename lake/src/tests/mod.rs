@@ -1,5 +1,6 @@
 //! The commit under faults and rivals, and what other readers see. Named after the failures of others where they are the same.
 
+mod evolve;
 mod maintain;
 
 use std::{collections::BTreeSet, sync::Arc};
