@@ -5,7 +5,9 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::Date;
 
-use crate::commands::{dead_letters::DeadLettersArgs, maintain::MaintainArgs, status::StatusArgs};
+use crate::commands::{
+    dead_letters::DeadLettersArgs, key::KeyArgs, maintain::MaintainArgs, org::OrgArgs, status::StatusArgs,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -269,108 +271,6 @@ pub(crate) struct QueryArgs {
     pub(crate) sql: String,
     #[command(flatten)]
     pub(crate) output: Output,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  daybook org create acme --name \"Acme\" --time-zone Europe/Berlin
-  daybook org set acme --daily-quota 5000000
-  daybook org list --format json")]
-pub(crate) struct OrgArgs {
-    #[command(subcommand)]
-    pub(crate) command: OrgCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum OrgCommand {
-    /// Create an organisation
-    Create {
-        /// Id: a-z, 0-9, `.`, `_`, `-`
-        #[arg(value_name = "ORG")]
-        id: schemas::OrgId,
-        /// Name to show [default: the id]
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// IANA time zone in which its days begin and end
-        #[arg(long, default_value = "UTC", value_name = "ZONE")]
-        time_zone: String,
-        /// Most events in a UTC day, all collectors together [default: no limit]
-        #[arg(long, value_name = "N")]
-        daily_quota: Option<u64>,
-    },
-    /// Change an organisation; running collectors follow within seconds
-    Set {
-        /// The organisation
-        #[arg(value_name = "ORG")]
-        id: schemas::OrgId,
-        /// Most events in a UTC day, all collectors together
-        #[arg(long, value_name = "N", required_unless_present = "no_daily_quota")]
-        daily_quota: Option<u64>,
-        /// Any number of events
-        #[arg(long, conflicts_with = "daily_quota")]
-        no_daily_quota: bool,
-    },
-    /// List the organisations
-    List(Output),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum KeyScope {
-    /// Send events
-    Ingest,
-    /// Read rollups
-    Read,
-    /// Sign records that a program writes to the log itself (docs/producers.md); not accepted over HTTP
-    Produce,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  daybook key create --org acme --scope ingest --label laptops
-  daybook key create --org acme --label gateway --rate-limit 50000
-  daybook key list --org acme
-  daybook key revoke KEY_ID
-
-The key is printed once, to standard output, and only its hash is kept; of a key with the scope `produce` also what its
-signatures are checked with.")]
-pub(crate) struct KeyArgs {
-    #[command(subcommand)]
-    pub(crate) command: KeyCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// Create a key
-    Create {
-        /// The organisation
-        #[arg(long, value_name = "ORG")]
-        org: schemas::OrgId,
-        /// What the key allows
-        #[arg(long, value_enum, default_value = "ingest", value_name = "SCOPE")]
-        scope: KeyScope,
-        /// What it is for
-        #[arg(long, default_value = "", value_name = "TEXT")]
-        label: String,
-        /// Most events a second through each collector, 0 = any number [default: as collector.rate-limit-events says]
-        #[arg(long, value_name = "N")]
-        rate_limit: Option<u64>,
-    },
-    /// List an organisation's keys (never the secrets)
-    List {
-        /// The organisation
-        #[arg(long, value_name = "ORG")]
-        org: schemas::OrgId,
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Revoke a key; running services refuse it within seconds
-    Revoke {
-        /// The key's id, as `key list` shows it
-        #[arg(value_name = "KEY_ID")]
-        id: String,
-    },
 }
 
 #[derive(Debug, Args)]

@@ -178,8 +178,6 @@ mod tests {
         let bytes = hex::encode(fields.parts(|parts| parts.concat()));
         let documented: String = text.split_whitespace().collect();
         assert!(documented.contains(&bytes), "the signed bytes: {bytes}");
-        let key = format!("{}", hex::encode(MacKey::derive(secret).mac(&[])));
-        assert_eq!(key.len(), 64);
         let signature = header(&record.headers, headers::SIGNATURE).expect("signed");
         let signature = std::str::from_utf8(signature).expect("digits");
         assert!(documented.contains(signature), "the signature: {signature}");
@@ -204,7 +202,7 @@ mod tests {
     }
 
     fn part() -> impl Strategy<Value = Option<Vec<u8>>> {
-        prop::option::of(prop::collection::vec(any::<u8>(), 0..4))
+        prop::option::of(prop::collection::vec(any::<u8>(), 0..3))
     }
 
     proptest! {
@@ -212,12 +210,16 @@ mod tests {
         #[test]
         fn no_two_records_give_the_same_bytes(
             one in [part(), part(), part(), part(), part()],
-            two in [part(), part(), part(), part(), part()],
+            changes in prop::collection::vec((0..5_usize, part()), 1..3),
         ) {
             let bytes = |fields: &[Option<Vec<u8>>; 5]| {
                 let fields = [0, 1, 2, 3, 4].map(|at| fields[at].as_deref());
                 Fields(fields).parts(|parts| parts.concat())
             };
+            let mut two = one.clone();
+            for (at, part) in changes {
+                two[at] = part;
+            }
             prop_assert_eq!(one == two, bytes(&one) == bytes(&two));
         }
     }

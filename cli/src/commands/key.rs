@@ -1,15 +1,74 @@
 //! `daybook key`.
 
+use clap::{Args, Subcommand, ValueEnum};
 use directory::Scope;
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::{
-    args::{KeyArgs, KeyCommand, KeyScope},
+    args::Output,
     config::Sources,
     fault::{During as _, Fault, Result},
     output, parts,
 };
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeyScope {
+    /// Send events
+    Ingest,
+    /// Read rollups
+    Read,
+    /// Sign records that a program writes to the log itself (docs/producers.md); not accepted over HTTP
+    Produce,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook key create --org acme --scope ingest --label laptops
+  daybook key create --org acme --label gateway --rate-limit 50000
+  daybook key list --org acme
+  daybook key revoke KEY_ID
+
+The key is printed once, to standard output, and only its hash is kept; of a key with the scope `produce` also what its
+signatures are checked with.")]
+pub(crate) struct KeyArgs {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Create a key
+    Create {
+        /// The organisation
+        #[arg(long, value_name = "ORG")]
+        org: schemas::OrgId,
+        /// What the key allows
+        #[arg(long, value_enum, default_value = "ingest", value_name = "SCOPE")]
+        scope: KeyScope,
+        /// What it is for
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        label: String,
+        /// Most events a second through each collector, 0 = any number [default: as collector.rate-limit-events says]
+        #[arg(long, value_name = "N")]
+        rate_limit: Option<u64>,
+    },
+    /// List an organisation's keys (never the secrets)
+    List {
+        /// The organisation
+        #[arg(long, value_name = "ORG")]
+        org: schemas::OrgId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Revoke a key; running services refuse it within seconds
+    Revoke {
+        /// The key's id, as `key list` shows it
+        #[arg(value_name = "KEY_ID")]
+        id: String,
+    },
+}
 
 pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Result<()> {
     let directory = parts::directory(&sources.config()?).await?;

@@ -1,16 +1,61 @@
 //! `daybook org`.
 
+use clap::{Args, Subcommand};
 use directory::Directory;
 use jiff::Timestamp;
 use schemas::OrgId;
 use serde_json::json;
 
 use crate::{
-    args::{OrgArgs, OrgCommand},
+    args::Output,
     config::Sources,
     fault::{During as _, Fault, Result},
     output, parts,
 };
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook org create acme --name \"Acme\" --time-zone Europe/Berlin
+  daybook org set acme --daily-quota 5000000
+  daybook org list --format json")]
+pub(crate) struct OrgArgs {
+    #[command(subcommand)]
+    pub(crate) command: OrgCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OrgCommand {
+    /// Create an organisation
+    Create {
+        /// Id: a-z, 0-9, `.`, `_`, `-`
+        #[arg(value_name = "ORG")]
+        id: schemas::OrgId,
+        /// Name to show [default: the id]
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// IANA time zone in which its days begin and end
+        #[arg(long, default_value = "UTC", value_name = "ZONE")]
+        time_zone: String,
+        /// Most events in a UTC day, all collectors together [default: no limit]
+        #[arg(long, value_name = "N")]
+        daily_quota: Option<u64>,
+    },
+    /// Change an organisation; running collectors follow within seconds
+    Set {
+        /// The organisation
+        #[arg(value_name = "ORG")]
+        id: schemas::OrgId,
+        /// Most events in a UTC day, all collectors together
+        #[arg(long, value_name = "N", required_unless_present = "no_daily_quota")]
+        daily_quota: Option<u64>,
+        /// Any number of events
+        #[arg(long, conflicts_with = "daily_quota")]
+        no_daily_quota: bool,
+    },
+    /// List the organisations
+    List(Output),
+}
 
 pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Result<()> {
     let directory = parts::directory(&sources.config()?).await?;

@@ -4,6 +4,7 @@
 mod bad_input;
 mod claude_code;
 mod demo;
+mod direct_producers;
 mod log_contract;
 mod pipeline;
 mod shutdown;

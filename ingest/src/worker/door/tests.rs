@@ -340,3 +340,29 @@ async fn through_the_worker_and_back() {
     let faults = signature::Settings { signing_key: None, ..required() }.faults();
     assert_eq!(faults.len(), 1);
 }
+
+/// Not a bar: `cargo test --release -p daybook-ingest -- --ignored --nocapture measure_the_check`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn measure_the_check() {
+    use std::{io::Write as _, time::Instant};
+    let world = World::new().await;
+    let mut ring = world.ring();
+    let mut records: Vec<Record> =
+        (0..8_192).map(|at| read(world.signed(&at.to_string()), now().as_millisecond())).collect();
+    for _ in 0..3 {
+        let each = |started: Instant| started.elapsed().as_nanos() / 8_192;
+        let started = Instant::now();
+        let door = ring.prepare(&mut records).await.expect("the directory is there");
+        let prepare = each(started);
+        let mut spent = [0, 0];
+        for (at, door) in [&Door::Open, &door].into_iter().enumerate() {
+            let started = Instant::now();
+            assert!(records.iter().all(|record| decode_record(record, door).is_ok()));
+            spent[at] = each(started);
+        }
+        let [open, signed] = spent;
+        writeln!(std::io::stderr(), "ns each: prepare {prepare}, decode {open}, with the check {signed}")
+            .expect("written");
+    }
+}
