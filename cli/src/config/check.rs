@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Settings that have no default, and so do not stand in `default.toml`.
-const WITHOUT_DEFAULT: &[&str] = &["query.cursor-key"];
+const WITHOUT_DEFAULT: &[&str] = &["query.cursor-key", "log.kafka.oauth-token-file"];
 /// Tables whose keys are somebody else's.
 const OPEN: &[&str] = &["lake.options", "log.kafka.properties"];
 

@@ -4,5 +4,7 @@
 mod bad_input;
 mod claude_code;
 mod demo;
+mod kafka_group;
+mod kafka_security;
 mod log_contract;
 mod pipeline;
