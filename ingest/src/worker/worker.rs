@@ -24,7 +24,7 @@ use super::{
     positions::TablePositions,
 };
 use crate::{
-    log::{Consumer, Event, Log, Positions, Record},
+    log::{self, Consumer, Event, Log, Positions, Record},
     signature,
 };
 
@@ -152,12 +152,36 @@ impl Worker {
     /// # Errors
     /// Where the log fails for good. Nothing is lost by that: what is not in a table commit is read again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
-        let outcome = self.work(consumer.as_mut(), &shutdown).await;
-        if let Err(error) = consumer.close().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
+        loop {
+            let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
+            self.flusher.metrics.observe(consumer.standing());
+            let outcome = self.work(consumer.as_mut(), &shutdown).await;
+            self.flusher.metrics.observe(None);
+            if let Err(error) = consumer.close().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
+            }
+            match outcome {
+                Err(Error::Log(error @ log::Error::Stalled { .. })) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "subscribing anew");
+                    self.forget(&shutdown).await;
+                }
+                outcome => return outcome,
+            }
         }
-        outcome
+    }
+
+    /// Drops what is held of a subscription that has ended, after the flush under way.
+    async fn forget(&mut self, shutdown: &CancellationToken) {
+        tokio::select! {
+            biased;
+            _ = wait(&mut self.flushing), if self.flushing.is_some() => {}
+            () = shutdown.cancelled() => self.flusher.shutdown.cancel(),
+            else => {}
+        }
+        self.partitions.clear();
+        self.filling = Filling::new();
+        self.held.clear();
+        self.in_flight = Arc::default();
     }
 
     async fn work(&mut self, consumer: &mut dyn Consumer, shutdown: &CancellationToken) -> Result<(), Error> {
@@ -328,11 +352,16 @@ impl Worker {
         }
         let (flusher, identities) = (self.flusher.clone(), Arc::new(std::mem::take(&mut filling.identities)));
         self.in_flight = identities.clone();
+        let (metrics, since) = (self.flusher.metrics.clone(), filling.since);
+        metrics.flushing_bytes.set(i64::try_from(filling.bytes()).unwrap_or(i64::MAX));
         self.flushing = Some(tokio::spawn(async move {
             let events = filling.events.iter_mut().flat_map(EventBuffer::take).collect();
             let Filling { dead_letters, gaps, arrivals, .. } = filling;
             let arrivals = arrivals.unwrap_or_default();
-            flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await
+            let outcome =
+                flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await;
+            metrics.flushed(&outcome, since);
+            outcome
         }));
         true
     }
@@ -419,6 +448,7 @@ impl Worker {
         };
         for (partition, next_offset) in positions {
             let claim = claims.remove(&partition).unwrap_or_default();
+            self.flusher.metrics.progress(partition, next_offset);
             self.partitions.insert(partition, Position { covered: next_offset, next: next_offset, claim });
         }
     }
