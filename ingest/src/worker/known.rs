@@ -31,6 +31,9 @@ use futures::TryStreamExt;
 use lake::{DataFile, Table};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+/// Versions that are caught up on in one step.
+const CAUGHT_UP_AT_ONCE: i64 = 8;
+
 /// XXH3-64 of organisation, source and id. Two events of a million in memory share one with a chance of 1 in 10^13.
 pub(crate) type Key = u64;
 
@@ -137,19 +140,22 @@ impl Known {
     /// # Errors
     /// Where the table cannot be read.
     pub(crate) async fn catch_up(&self, version: i64) -> lake::Result<i64> {
-        let known = self.lock().version;
-        if known >= version {
-            return Ok(known);
-        }
-        match self.table.added(known, version).await? {
-            Some(files) => {
-                self.take_in(files).await?;
-                self.lock().version = version;
+        loop {
+            let known = self.lock().version;
+            if known >= version {
+                return Ok(known);
             }
-            // The log was cleaned up behind us.
-            None => self.fill().await?,
+            // A step at a time: where the store fails in between, what was taken in is not asked for again.
+            let next = version.min(known + CAUGHT_UP_AT_ONCE);
+            match self.table.added(known, next).await? {
+                Some(files) => {
+                    self.take_in(files).await?;
+                    self.lock().version = next;
+                }
+                // The log was cleaned up behind us.
+                None => self.fill().await?,
+            }
         }
-        Ok(self.lock().version)
     }
 
     /// Adds the rows of our own commit, which is the version after the last one that was known.

@@ -124,8 +124,8 @@ pub(super) static BUGS: &[Bug] = &[
         name: "ids of other workers are not taken in",
         file: KNOWN,
         edits: &[(
-            "                self.take_in(files).await?;\n                self.lock().version",
-            "                drop(files);\n                self.lock().version",
+            "                    self.take_in(files).await?;\n                    self.lock().version",
+            "                    drop(files);\n                    self.lock().version",
         )],
     },
     Bug {
