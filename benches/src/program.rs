@@ -99,8 +99,10 @@ impl Program {
         }
     }
 
+    /// Looks whether it still runs.
+    ///
     /// # Panics
-    /// Where it has ended.
+    /// Where it does not.
     pub fn lives(&mut self) {
         if let Some(status) = self.child.try_wait().expect("our own child can be awaited") {
             panic!("{} ended with {status}:\n{}", self.name, self.log());

@@ -73,34 +73,15 @@ async fn main() {
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (contest, bytes) = prepare(&options, folder.path()).await;
-    let mut all: Vec<Runs> =
-        contenders.iter().map(|contender| Runs { contender: *contender, runs: Vec::new() }).collect();
-    let mut equal = serde_json::Map::new();
-    for number in 0..=options.runs {
-        for Runs { contender, runs } in &mut all {
-            // The first run of ours warms the page cache and is not counted; the peers come after it.
-            if contender.is_peer() && (number == 0 || number > options.runs.min(PEER_RUNS_MAX)) {
-                continue;
-            }
-            let run = contest.run(*contender, number).await;
-            let rate = contest.records as f64 / run.seconds;
-            println!("{:<8} {rate:>9.0} rows/s, {:>7.1} CPU-s, {:>6.0} MB", contender.name(), run.cpu_s, run.peak_mb);
-            if number > 0 {
-                runs.push(run);
-            }
-            if contender.is_peer() && number == 1 {
-                let place = |of: Contender| Contest::events(&contest.folder.join(of.name()));
-                let found = peers::compare(&place(Contender::Worker), &place(*contender));
-                equal.insert(contender.name().to_owned(), found);
-            }
-        }
-    }
+    let (all, equal) = run(&contest, contenders, options.runs).await;
     let worker = all.iter().find(|runs| runs.contender == Contender::Worker).expect("it is always there");
     let rate = 0.7 * contest.records as f64 / worker.median(|run| run.seconds);
     contest.kafka.create_topic(freshness::TOPIC, PARTITIONS);
     let producer = open(&contest.kafka.bootstrap(), freshness::TOPIC, "producer");
     let fresh = freshness::of_worker(&contest, &producer, rate).await;
 
+    let mut ratios = ratios(worker, &all);
+    ratios["freshness_p99_s"] = percentile(&fresh, 0.99).into();
     let mut detail = json!({
         "records": contest.records,
         "record_bytes": bytes as f64 / contest.records as f64,
@@ -112,12 +93,36 @@ async fn main() {
     for runs in &all {
         detail[runs.contender.name()] = runs.detail(contest.records);
     }
-    let mut ratios = ratios(worker, &all);
-    ratios["freshness_p99_s"] = percentile(&fresh, 0.99).into();
     let seconds: Vec<(&str, Vec<f64>)> =
         all.iter().map(|runs| (runs.contender.name(), runs.runs.iter().map(|run| run.seconds).collect())).collect();
     let programs: Vec<(&str, &[f64])> = seconds.iter().map(|(name, seconds)| (*name, seconds.as_slice())).collect();
     report("ingest", &programs, ratios, detail, options.json.as_deref());
+}
+
+/// Runs all of them in turn; gives their runs, and what the comparison of each peer's table with ours found.
+async fn run(contest: &Contest, contenders: &[Contender], turns: usize) -> (Vec<Runs>, Value) {
+    let mut all: Vec<Runs> =
+        contenders.iter().map(|contender| Runs { contender: *contender, runs: Vec::new() }).collect();
+    let mut equal = json!({});
+    for turn in 0..=turns {
+        for Runs { contender, runs } in &mut all {
+            // The first turn warms the page cache, without the peers, and is not counted.
+            if contender.is_peer() && (turn == 0 || turn > PEER_RUNS_MAX) {
+                continue;
+            }
+            let run = contest.run(*contender, turn).await;
+            let rate = contest.records as f64 / run.seconds;
+            println!("{:<8} {rate:>9.0} rows/s, {:>7.1} CPU-s, {:>6.0} MB", contender.name(), run.cpu_s, run.peak_mb);
+            if turn > 0 {
+                runs.push(run);
+            }
+            if contender.is_peer() && turn == 1 {
+                let place = |of: Contender| Contest::events(&contest.folder.join(of.name()));
+                equal[contender.name()] = peers::compare(&place(Contender::Worker), &place(*contender));
+            }
+        }
+    }
+    (all, equal)
 }
 
 /// `worker_over_<program>`: how many times its throughput ours is. `cpu_over_<peer>`: our processor time for an event over
