@@ -172,11 +172,12 @@ impl Worker {
 
     /// Drops what is held of a subscription that has ended, after the flush under way.
     async fn forget(&mut self, shutdown: &CancellationToken) {
-        tokio::select! {
-            biased;
-            _ = wait(&mut self.flushing), if self.flushing.is_some() => {}
-            () = shutdown.cancelled() => self.flusher.shutdown.cancel(),
-            else => {}
+        if self.flushing.is_some() {
+            tokio::select! {
+                biased;
+                _ = wait(&mut self.flushing) => {}
+                () = shutdown.cancelled() => {}
+            }
         }
         self.partitions.clear();
         self.filling = Filling::new();
