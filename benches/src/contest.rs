@@ -204,6 +204,8 @@ impl Contest {
         let columns = self.folder.join("columns.json");
         std::fs::write(&columns, peers::columns().to_string()).expect("the folder can be written");
         let mut command = Command::new(installed("DAYBOOK_PEERS_PYTHON"));
+        // Its compiled modules would lie beside the scripts.
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
         command.arg(peers::folder().join(contender.name()).with_extension("py"));
         command.args(["--bootstrap", &self.kafka.bootstrap(), "--topic", topic, "--records", &records.to_string()]);
         command.arg("--folder").arg(folder).arg("--columns").arg(columns);

@@ -40,7 +40,15 @@ pub async fn of_worker(contest: &Contest, producer: &KafkaLog, rate: f64) -> Vec
     let table = Lake::open(&folder.join("lake").display().to_string(), &[]).expect("a folder is a lake").table(&EVENTS);
     let mut program = contest.start_worker(TOPIC, TOPIC, &folder);
     tokio::time::sleep(GROUP).await;
-    let mut head = table.head().await.expect("the table can be read").expect("the worker has made it");
+    let started = Instant::now();
+    let mut head = loop {
+        if let Some(head) = table.head().await.expect("the table can be read") {
+            break head;
+        }
+        program.lives();
+        assert!(started.elapsed() < WAIT, "the worker has made no table within {WAIT:?}");
+        tokio::time::sleep(TICK).await;
+    };
 
     // Where each partition ends with an append, and when that was acknowledged.
     let mut ends = [0_i64; PARTITIONS as usize];
