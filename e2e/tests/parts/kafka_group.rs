@@ -63,28 +63,30 @@ async fn f30_a_planned_hand_over_does_no_work_twice() {
     let pipeline = Pipeline::start();
     let (log, lake) = (pipeline.log(), pipeline.lake());
     let mut resident = Worker::start(&pipeline, "resident");
-    let visits = async {
-        resident.works().await;
-        for visit in 0..VISITS {
-            let mut visitor = Worker::start(&pipeline, &format!("visitor-{visit}"));
-            visitor.works().await;
-            assert!(visitor.metric("daybook_worker_lag_records").await.is_some(), "it knows of its lag");
-            visitor.was_never_fenced().await;
-            let server = visitor.server;
-            let logged = server.log();
-            assert!(!logged.contains("given up before what is read of them is flushed"), "{logged}");
-            assert_eq!(server.terminate(), 0, "SIGTERM ends it well");
-            resident.was_never_fenced().await;
-        }
-    };
-    // Load for as long as workers come and go.
-    let mut generator = activity::generator(2_000_000);
-    tokio::pin!(visits);
-    loop {
-        activity::append(&log, generator.by_ref().take(500)).await.expect("the broker serves");
-        tokio::select! {
-            () = &mut visits => break,
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+    {
+        let visits = async {
+            resident.works().await;
+            for visit in 0..VISITS {
+                let mut visitor = Worker::start(&pipeline, &format!("visitor-{visit}"));
+                visitor.works().await;
+                assert!(visitor.metric("daybook_worker_lag_records").await.is_some(), "it knows of its lag");
+                visitor.was_never_fenced().await;
+                let server = visitor.server;
+                let logged = server.log();
+                assert!(!logged.contains("given up before what is read of them is flushed"), "{logged}");
+                assert_eq!(server.terminate(), 0, "SIGTERM ends it well");
+                resident.was_never_fenced().await;
+            }
+        };
+        // Load for as long as workers come and go.
+        let mut generator = activity::generator(2_000_000);
+        tokio::pin!(visits);
+        loop {
+            activity::append(&log, generator.by_ref().take(500)).await.expect("the broker serves");
+            tokio::select! {
+                () = &mut visits => break,
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            }
         }
     }
     wait_for("every record in a commit", LIMIT, async || {
