@@ -4,5 +4,6 @@
 mod bad_input;
 mod claude_code;
 mod demo;
+mod faults;
 mod log_contract;
 mod pipeline;
