@@ -7,9 +7,11 @@
 
 pub mod activity;
 pub mod claude_code;
+pub mod faults;
 pub mod parts;
 pub mod pipeline;
 pub mod process;
+pub mod proxy;
 
 use std::{net::TcpListener, path::PathBuf};
 

@@ -114,6 +114,14 @@ impl Kafka {
     pub fn restart(&self) {
         script("kafka.sh", &self.environment, &["start"]);
     }
+
+    /// Stops the broker without closing its connections (SIGSTOP), or lets it go on.
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn hang(&self, hangs: bool) {
+        script("kafka.sh", &self.environment, &[if hangs { "pause" } else { "resume" }, "1"]);
+    }
 }
 
 impl Drop for Kafka {
@@ -146,6 +154,12 @@ impl S3 {
         let s3 = Self { environment, port, data };
         script("s3.sh", &s3.environment, &["start"]);
         s3
+    }
+
+    /// The port that it serves on.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Where objects lie as plain files: `<root>/<bucket>/<key>`.

@@ -98,6 +98,29 @@ impl Server {
         self.child.wait().expect("our own child can be awaited");
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Stops it where it stands (SIGSTOP), or lets it go on (SIGCONT).
+    ///
+    /// # Panics
+    /// Where it does not run.
+    pub fn freeze(&self, frozen: bool) {
+        let (signal, pid) = (if frozen { "-STOP" } else { "-CONT" }, self.pid().to_string());
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
+    /// The most memory that it has had so far (resident, KiB); 0 where it has ended.
+    #[must_use]
+    pub fn peak_memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        peak.and_then(|kib| kib.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+    }
+
     /// SIGTERM, then waits for the exit code.
     ///
     /// # Panics

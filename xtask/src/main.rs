@@ -38,7 +38,7 @@ usage: cargo xtask COMMAND
   sim [--seeds N] [--seed S]  the simulation
   mutants [WORD]              plants bugs, each of which must turn the simulation red; only those whose name has WORD
   faults [--minutes N] [--seed S]
-                              fault injection on real parts
+                              fault injection on real parts: the whole campaign takes half an hour, --minutes cuts it
   claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook
   bench NAME [--json FILE] [--events N]
                               ours and peers, alternated; NAME is a file of benches/src/bin; `ingest` takes

@@ -5,6 +5,7 @@ mod bad_input;
 mod claude_code;
 mod demo;
 mod direct_producers;
+mod faults;
 mod kafka_group;
 mod kafka_security;
 mod log_contract;
