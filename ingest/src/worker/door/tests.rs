@@ -358,7 +358,7 @@ async fn measure_the_check() {
         let mut spent = [0, 0];
         for (at, door) in [&Door::Open, &door].into_iter().enumerate() {
             let started = Instant::now();
-            assert!(records.iter().all(|record| decode_record(record, door).is_ok()));
+            assert!(records.iter().all(|record| decode_record(record, door, &Plans::default()).is_ok()));
             spent[at] = each(started);
         }
         let [open, signed] = spent;
