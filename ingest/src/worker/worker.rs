@@ -46,7 +46,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            flush_bytes: ByteSize::mib(128),
+            flush_bytes: ByteSize::mib(64),
             flush_age: SignedDuration::from_secs(1),
             known_bytes: ByteSize::mib(64),
             decode_threads: 2,

@@ -96,7 +96,7 @@ impl Default for KafkaSettings {
             group: "daybook-worker".into(),
             properties: BTreeMap::new(),
             oauth_token_file: None,
-            buffer: ByteSize::mib(64),
+            buffer: ByteSize::mib(32),
             buffer_records: 262_144,
             batch_records: 8192,
             request_timeout: SignedDuration::from_secs(15),
