@@ -6,8 +6,6 @@ mod claude_code;
 mod demo;
 mod direct_producers;
 mod faults;
-mod kafka_group;
-mod kafka_security;
 mod log_contract;
 mod pipeline;
 mod shutdown;

@@ -56,7 +56,7 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
     compare(&pipeline, records);
 }
 
-pub(crate) fn roll_up(environment: &[(String, String)]) {
+fn roll_up(environment: &[(String, String)]) {
     for org in &ORGANISATIONS[..3] {
         let _ = succeed(&["org", "create", org.id, "--time-zone", org.time_zone], environment);
     }

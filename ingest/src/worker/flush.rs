@@ -170,11 +170,11 @@ impl Flusher {
     /// Commits on top of a version whose rows are all known, and contradict none of the batch.
     async fn commit_events(&self, batch: &Batch, change: Change) -> Result<(), Failure> {
         if batch.identities.is_empty() {
-            return self.commit(&self.events, change).await.map(drop);
+            return commit(&self.events, change).await.map(drop);
         }
         for _ in 0..MOVES_MAX {
             let only_after = Some(self.compare(batch).await?);
-            match self.commit(&self.events, Change { only_after, ..change.clone() }).await {
+            match commit(&self.events, Change { only_after, ..change.clone() }).await {
                 Err(Failure::Moved) => self.metrics.moved.inc(),
                 Err(failure) => return Err(failure),
                 Ok(version) => {
@@ -247,33 +247,7 @@ impl Flusher {
             metadata: None,
             metrics: serde_json::Map::new(),
         };
-        self.commit(&self.dead_letters, change).await.map(drop)
-    }
-
-    /// Gives the new version.
-    async fn commit(&self, target: &Target, change: Change) -> Result<i64, Failure> {
-        let mut head = target.head.lock().await;
-        let timer = self.metrics.commit_seconds.start_timer();
-        let outcome = target.table.commit(&mut head, change).await;
-        timer.observe_duration();
-        match outcome {
-            Ok(version) => {
-                tracing::debug!(table = target.table.name(), version, "committed");
-                Ok(version)
-            }
-            Err(CommitError::Moved { .. }) => Err(Failure::Moved),
-            Err(CommitError::Fenced { app_id, expected, found }) => {
-                tracing::warn!(
-                    table = target.table.name(),
-                    app_id,
-                    expected,
-                    found,
-                    "fenced: another worker moved this partition on"
-                );
-                Err(Failure::Fenced)
-            }
-            Err(error) => Err(Failure::Store(error.into())),
-        }
+        commit(&self.dead_letters, change).await.map(drop)
     }
 
     fn count(&self, batch: &Batch) {
@@ -284,7 +258,7 @@ impl Flusher {
             self.metrics.dead_letters.with_label_values(&[letter.rejection.cause.as_str()]).inc();
         }
         for (partition, span) in &batch.spans {
-            self.metrics.progress(*partition, span.next);
+            self.metrics.next_offset.with_label_values(&[partition.to_string().as_str()]).set(span.next);
         }
     }
 }
@@ -303,4 +277,27 @@ struct Written {
 /// True for a letter that the table's rows decided on, and no decoder.
 pub(crate) fn is_conflict(letter: &DeadLetter) -> bool {
     letter.rejection.cause == Cause::Conflict
+}
+
+/// Gives the new version.
+async fn commit(target: &Target, change: Change) -> Result<i64, Failure> {
+    let mut head = target.head.lock().await;
+    match target.table.commit(&mut head, change).await {
+        Ok(version) => {
+            tracing::debug!(table = target.table.name(), version, "committed");
+            Ok(version)
+        }
+        Err(CommitError::Moved { .. }) => Err(Failure::Moved),
+        Err(CommitError::Fenced { app_id, expected, found }) => {
+            tracing::warn!(
+                table = target.table.name(),
+                app_id,
+                expected,
+                found,
+                "fenced: another worker moved this partition on"
+            );
+            Err(Failure::Fenced)
+        }
+        Err(error) => Err(Failure::Store(error.into())),
+    }
 }

@@ -24,7 +24,7 @@ use super::{
     positions::TablePositions,
 };
 use crate::{
-    log::{self, Consumer, Event, Log, Positions, Record},
+    log::{Consumer, Event, Log, Positions, Record},
     signature,
 };
 
@@ -152,37 +152,12 @@ impl Worker {
     /// # Errors
     /// Where the log fails for good. Nothing is lost by that: what is not in a table commit is read again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        loop {
-            let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
-            self.flusher.metrics.observe(consumer.standing());
-            let outcome = self.work(consumer.as_mut(), &shutdown).await;
-            self.flusher.metrics.observe(None);
-            if let Err(error) = consumer.close().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
-            }
-            match outcome {
-                Err(Error::Log(error @ log::Error::Stalled { .. })) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "subscribing anew");
-                    self.forget(&shutdown).await;
-                }
-                outcome => return outcome,
-            }
+        let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
+        let outcome = self.work(consumer.as_mut(), &shutdown).await;
+        if let Err(error) = consumer.close().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
         }
-    }
-
-    /// Drops what is held of a subscription that has ended, after the flush under way.
-    async fn forget(&mut self, shutdown: &CancellationToken) {
-        if self.flushing.is_some() {
-            tokio::select! {
-                biased;
-                _ = wait(&mut self.flushing) => {}
-                () = shutdown.cancelled() => {}
-            }
-        }
-        self.partitions.clear();
-        self.filling = Filling::new();
-        self.held.clear();
-        self.in_flight = Arc::default();
+        outcome
     }
 
     async fn work(&mut self, consumer: &mut dyn Consumer, shutdown: &CancellationToken) -> Result<(), Error> {
@@ -353,16 +328,11 @@ impl Worker {
         }
         let (flusher, identities) = (self.flusher.clone(), Arc::new(std::mem::take(&mut filling.identities)));
         self.in_flight = identities.clone();
-        let (metrics, since) = (self.flusher.metrics.clone(), filling.since);
-        metrics.flushing_bytes.set(i64::try_from(filling.bytes()).unwrap_or(i64::MAX));
         self.flushing = Some(tokio::spawn(async move {
             let events = filling.events.iter_mut().flat_map(EventBuffer::take).collect();
             let Filling { dead_letters, gaps, arrivals, .. } = filling;
             let arrivals = arrivals.unwrap_or_default();
-            let outcome =
-                flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await;
-            metrics.flushed(&outcome, since);
-            outcome
+            flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await
         }));
         true
     }
@@ -449,7 +419,6 @@ impl Worker {
         };
         for (partition, next_offset) in positions {
             let claim = claims.remove(&partition).unwrap_or_default();
-            self.flusher.metrics.progress(partition, next_offset);
             self.partitions.insert(partition, Position { covered: next_offset, next: next_offset, claim });
         }
     }
