@@ -5,7 +5,6 @@ mod bad_input;
 mod claude_code;
 mod demo;
 mod direct_producers;
-mod faults;
 mod log_contract;
 mod pipeline;
 mod shutdown;
