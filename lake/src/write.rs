@@ -1,9 +1,9 @@
 //! Rows to Parquet: one sorted file, one put.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::{
-    array::RecordBatch,
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     datatypes::{DataType, SchemaRef},
 };
 use datafusion::execution::SendableRecordBatchStream;
@@ -22,6 +22,7 @@ use parquet::{
     schema::types::ColumnPath,
 };
 use schemas::TableSpec;
+use tokio::sync::Semaphore;
 
 use crate::{
     Error, Result, Table,
@@ -31,6 +32,13 @@ use crate::{
 
 /// Most rows of a row group: what a reader prunes, fetches and decodes at a time.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// What a column takes without compression, up to which it is left so (bytes). A compressor takes close to a megabyte of memory and
+/// 20 µs to make, each column of a file has its own, and of ninety columns many are null or hold one value.
+const WORTH_COMPRESSING: usize = 512;
+
+/// Files that are encoded at once: as many as there are cores.
+static ENCODERS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)));
 
 impl Table {
     /// Writes one Parquet file of `batches`, all of the partition `partition_value` and sorted by the table's sort columns
@@ -49,6 +57,7 @@ impl Table {
         let many_threads =
             tokio::runtime::Handle::current().runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread;
         let encoded = if many_threads {
+            let _turn = ENCODERS.acquire().await.expect("it is never closed");
             let task = tokio::task::spawn_blocking(encode).await;
             task.map_err(|error| ParquetError::External(Box::new(error))).and_then(|encoded| encoded)
         } else {
@@ -69,7 +78,7 @@ impl Table {
         mut stream: SendableRecordBatchStream,
     ) -> Result<DataFile> {
         let misfit = |error: ParquetError| self.misfit(error.to_string());
-        let mut writer = writer(self.spec(), &stream.schema()).map_err(misfit)?;
+        let mut writer = writer(self.spec(), &stream.schema(), |_| false).map_err(misfit)?;
         while let Some(batch) = stream.next().await {
             writer.write(&batch.map_err(Error::Scan)?).map_err(misfit)?;
             // A scan of a warm file never waits; let the other tasks of this thread have their turn.
@@ -145,7 +154,11 @@ impl Table {
     }
 }
 
-fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, ParquetError> {
+fn properties(
+    spec: &TableSpec,
+    schema: &SchemaRef,
+    is_small: impl Fn(usize) -> bool,
+) -> Result<WriterProperties, ParquetError> {
     let sorting = spec.sort_columns.iter().filter_map(|column| {
         let column_idx = i32::try_from(schema.index_of(column).ok()?).ok()?;
         Some(SortingColumn { column_idx, descending: false, nulls_first: false })
@@ -155,11 +168,14 @@ fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, 
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_created_by(concat!("daybook ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_sorting_columns(Some(sorting.collect()));
-    for field in schema.fields() {
+    for (index, field) in schema.fields().iter().enumerate() {
         let column = || ColumnPath::from(field.name().as_str());
         // Numbers, times and ids hardly repeat: a dictionary would be built and thrown away.
         if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8 | DataType::Utf8View) {
             properties = properties.set_column_dictionary_enabled(column(), false);
+        }
+        if is_small(index) {
+            properties = properties.set_column_compression(column(), Compression::UNCOMPRESSED);
         }
         if spec.bloom_columns.contains(&field.name().as_str()) {
             properties = properties.set_column_bloom_filter_enabled(column(), true);
@@ -168,15 +184,40 @@ fn properties(spec: &TableSpec, schema: &SchemaRef) -> Result<WriterProperties, 
     Ok(properties.build())
 }
 
-fn writer(spec: &TableSpec, schema: &SchemaRef) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
+fn writer(
+    spec: &TableSpec,
+    schema: &SchemaRef,
+    is_small: impl Fn(usize) -> bool,
+) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
     // The Arrow schema is left out: readers of other languages see plain Parquet types, whatever was a dictionary here.
-    let options = ArrowWriterOptions::new().with_properties(properties(spec, schema)?).with_skip_arrow_metadata(true);
+    let options =
+        ArrowWriterOptions::new().with_properties(properties(spec, schema, is_small)?).with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)
+}
+
+/// About what a column takes as Parquet, without compression (bytes).
+fn encoded_bytes(column: &ArrayRef) -> usize {
+    let (rows, nulls) = (column.len(), column.null_count());
+    let levels = if nulls == 0 || nulls == rows { 0 } else { rows / 8 };
+    let values = rows - nulls;
+    levels
+        + match column.data_type() {
+            _ if values == 0 => 0,
+            DataType::Boolean => values / 8,
+            DataType::Dictionary(..) => {
+                let texts = column.as_any_dictionary().values();
+                values * (usize::BITS - (texts.len() - 1).leading_zeros()) as usize / 8 + texts.get_array_memory_size()
+            }
+            _ => column.to_data().get_slice_memory_size().unwrap_or(usize::MAX),
+        }
 }
 
 /// The file's bytes and what its footer says.
 fn encode(spec: &TableSpec, batches: &[RecordBatch]) -> Result<(Vec<u8>, ParquetMetaData), ParquetError> {
-    let mut writer = writer(spec, batches[0].schema_ref())?;
+    let is_small = |index: usize| {
+        batches.iter().map(|batch| encoded_bytes(batch.column(index))).sum::<usize>() <= WORTH_COMPRESSING
+    };
+    let mut writer = writer(spec, batches[0].schema_ref(), is_small)?;
     for batch in batches {
         writer.write(batch)?;
     }

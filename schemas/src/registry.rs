@@ -3,8 +3,9 @@
 //! Keywords used beside JSON Schema's own: `x-column` (column of `events`, default the property's name), `x-unit`,
 //! `x-decimal` (number or text with up to 6 decimals), `x-ext` (nested object, kept whole in `ext`).
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
+use hashbrown::HashMap;
 use serde::Deserialize;
 
 use crate::{
@@ -107,7 +108,15 @@ impl EventSpec {
     /// The field called `name`. Schemas have at most a dozen fields: a linear search beats a hash.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<(usize, &FieldSpec)> {
-        self.fields.iter().enumerate().find(|(_, field)| field.name == name)
+        self.field_from(0, name)
+    }
+
+    /// The field called `name`, which is likely to be `guess`.
+    pub(crate) fn field_from(&self, guess: usize, name: &str) -> Option<(usize, &FieldSpec)> {
+        match self.fields.get(guess) {
+            Some(field) if field.name == name => Some((guess, field)),
+            _ => self.fields.iter().enumerate().find(|(_, field)| field.name == name),
+        }
     }
 }
 

@@ -18,15 +18,18 @@ impl<'a> Envelope<'a> {
     pub(super) fn take_data(&mut self, spec: &EventSpec, data: &'a str) -> Result<(), Rejection> {
         let nested = |key: &str| spec.field(key).is_some_and(|(_, field)| field.field_type == FieldType::Object);
         let mut met = 0_u64;
+        // Clients write members in the order of the schema, with some left out.
+        let mut guess = 0;
         // Where a field is an object, its value is read raw.
         let nests = || spec.fields.iter().any(|field| field.field_type == FieldType::Object);
         let plain = self.members.take().filter(|data| data.text.is_none() || !nests());
         let mut take = |key: Cow<'a, str>, member: Member<'a>| {
             let name = Name::data(&key);
-            let Some((index, field)) = spec.field(&key) else {
+            let Some((index, field)) = spec.field_from(guess, &key) else {
                 let Member::Scalar(scalar) = member else { unreachable!("only known objects are read raw") };
                 return extension(&mut self.ext, name, scalar);
             };
+            guess = index + 1;
             let scalar = match member {
                 Member::Raw(raw) => {
                     met |= 1 << index;

@@ -1,6 +1,6 @@
 //! The envelope: CloudEvents attributes and our extensions to them.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap};
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -83,6 +83,38 @@ fn attribute(name: &str) -> Attribute {
     }
 }
 
+/// Members by their place in the event that this thread read before: a client writes all its events in one order, so the name
+/// at a place is nearly always the one of before, and need not be looked up.
+#[derive(Default)]
+struct Before(Vec<(String, Attribute)>);
+
+impl Before {
+    /// Places that are remembered.
+    const MAX: usize = 64;
+
+    fn attribute(&mut self, place: usize, key: &str) -> Attribute {
+        match self.0.get_mut(place) {
+            Some((name, attribute)) if name == key => *attribute,
+            Some((name, of_name)) => {
+                key.clone_into(name);
+                *of_name = attribute(key);
+                *of_name
+            }
+            None => {
+                let of_name = attribute(key);
+                if place == self.0.len() && place < Self::MAX {
+                    self.0.push((key.to_owned(), of_name));
+                }
+                of_name
+            }
+        }
+    }
+}
+
+thread_local! {
+    static BEFORE: RefCell<Before> = RefCell::default();
+}
+
 /// What was read of an event so far.
 #[derive(Default)]
 pub(super) struct Envelope<'a> {
@@ -109,9 +141,13 @@ impl<'a> Envelope<'a> {
 
     /// Takes a whole event.
     pub(super) fn take_all(&mut self, event: Members<'a>, latest_us: i64) -> Result<(), Rejection> {
-        for (key, scalar) in event.envelope {
-            self.take(Cow::Borrowed(key), Member::Scalar(scalar), latest_us)?;
-        }
+        BEFORE.with_borrow_mut(|before| {
+            for (place, (key, scalar)) in event.envelope.into_iter().enumerate() {
+                let attribute = before.attribute(place, key);
+                self.take_as(attribute, Cow::Borrowed(key), Member::Scalar(scalar), latest_us)?;
+            }
+            Ok(())
+        })?;
         self.members = event.data;
         Ok(())
     }
@@ -123,6 +159,16 @@ impl<'a> Envelope<'a> {
 
     /// Takes one member of the event's object.
     pub(super) fn take(&mut self, key: Cow<'a, str>, member: Member<'a>, latest_us: i64) -> Result<(), Rejection> {
+        self.take_as(attribute(&key), key, member, latest_us)
+    }
+
+    fn take_as(
+        &mut self,
+        attribute: Attribute,
+        key: Cow<'a, str>,
+        member: Member<'a>,
+        latest_us: i64,
+    ) -> Result<(), Rejection> {
         let name = Name::attribute(&key);
         let duplicate = || name.twice();
         let scalar = match member {
@@ -135,7 +181,7 @@ impl<'a> Envelope<'a> {
             let text = required_text(name, scalar.clone(), max_chars)?;
             if slot.replace(text).is_some() { Err(duplicate()) } else { Ok(()) }
         };
-        match attribute(&key) {
+        match attribute {
             Attribute::Spec => match scalar {
                 Scalar::Text(version) if version == "1.0" => {
                     if std::mem::replace(&mut self.version, true) {
