@@ -22,6 +22,9 @@
 #   KAFKA_BROKERS  1 or 3; default 1
 #   KAFKA_HEAP     heap of each broker; default 512m for one, 256m for three
 #   KAFKA_EXTRA    a file appended to server.properties
+#   KAFKA_SECURITY 1: further listeners, SSL with client certificates on +200+i-1 and SASL_SSL on +300+i-1, for user `ada` with the
+#                  password `ada-secret` by PLAIN and SCRAM, and anyone by OAUTHBEARER with unsecured tokens. The certificates that
+#                  clients need are made at the first start: KAFKA_DIR/tls/{ca,client,stranger}.pem, client.key
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,6 +36,8 @@ die() { echo "kafka.sh: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set -euo/p' "$0" | sed -n 's/^# \{0,1\}//p'; exit 2; }
 
 client_port()     { echo $((KAFKA_PORT + $1 - 1)); }
+ssl_port()        { echo $((KAFKA_PORT + 199 + $1)); }
+sasl_port()       { echo $((KAFKA_PORT + 299 + $1)); }
 controller_port() { echo $((KAFKA_PORT + 99 + $1)); }
 node()            { echo "$KAFKA_DIR/node$1"; }
 ids()             { seq 1 "$brokers"; }
@@ -68,6 +73,43 @@ install() {
     -DoutputDirectory="$(cd "$libs.partial" && pwd)" >&2 || die "Maven could not fetch the jars that kafka-pom.xml names"
   cp "$here/kafka-pom.xml" "$libs.partial/pom.xml"
   mv "$libs.partial" "$libs"
+}
+
+# A certificate authority, one certificate for all brokers, one for a client, and an authority that nobody trusts.
+make_certificates() {
+  local tls=$KAFKA_DIR/tls name
+  if [ -e "$tls/broker.pem" ]; then return; fi
+  command -v openssl >/dev/null || die "openssl not found: apt-get install openssl"
+  mkdir -p "$tls"
+  for name in ca stranger; do
+    openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=$name" -keyout "$tls/$name.key" -out "$tls/$name.pem" 2>/dev/null
+  done
+  for name in broker client; do
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=$name" -keyout "$tls/$name.key" 2>/dev/null |
+      openssl x509 -req -days 30 -CA "$tls/ca.pem" -CAkey "$tls/ca.key" -CAcreateserial -out "$tls/$name.crt" \
+        -extfile <(echo "subjectAltName=IP:127.0.0.1,DNS:localhost") 2>/dev/null
+  done
+  cp "$tls/client.crt" "$tls/client.pem"
+  cat "$tls/broker.key" "$tls/broker.crt" >"$tls/broker.pem" # last: it says that all of them are there
+}
+
+secure() { # $1 = id; the part of server.properties for KAFKA_SECURITY
+  local jaas=org.apache.kafka.common.security listener=listener.name.sasl_ssl
+  cat <<PROPERTIES
+listeners=PLAINTEXT://127.0.0.1:$(client_port "$1"),SSL://127.0.0.1:$(ssl_port "$1"),SASL_SSL://127.0.0.1:$(sasl_port "$1"),CONTROLLER://127.0.0.1:$(controller_port "$1")
+advertised.listeners=PLAINTEXT://127.0.0.1:$(client_port "$1"),SSL://127.0.0.1:$(ssl_port "$1"),SASL_SSL://127.0.0.1:$(sasl_port "$1")
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location=$KAFKA_DIR/tls/broker.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$KAFKA_DIR/tls/ca.pem
+listener.name.ssl.ssl.client.auth=required
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+$listener.plain.sasl.jaas.config=$jaas.plain.PlainLoginModule required user_ada="ada-secret";
+$listener.scram-sha-256.sasl.jaas.config=$jaas.scram.ScramLoginModule required;
+$listener.scram-sha-512.sasl.jaas.config=$jaas.scram.ScramLoginModule required;
+$listener.oauthbearer.sasl.jaas.config=$jaas.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
+PROPERTIES
 }
 
 configure() { # $1 = id
@@ -107,6 +149,8 @@ log.cleaner.threads=1
 broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=1000
 PROPERTIES
+  # Of a property that stands twice, the last one counts.
+  if [ "${KAFKA_SECURITY:-}" = 1 ]; then secure "$id" >>"$dir/server.properties"; fi
   if [ -n "${KAFKA_EXTRA:-}" ]; then cat "$KAFKA_EXTRA" >>"$dir/server.properties"; fi
   cat >"$dir/log4j2.properties" <<'PROPERTIES'
 status=error
@@ -120,7 +164,7 @@ PROPERTIES
 }
 
 launch() { # $1 = id; returns at once
-  local id=$1 dir port heap=512m
+  local id=$1 dir port heap=512m scram users=()
   dir=$(node "$id")
   if [ "$brokers" = 3 ]; then heap=256m; fi
   if [ -n "$(pid_of "$id")" ]; then return; fi
@@ -129,10 +173,14 @@ launch() { # $1 = id; returns at once
     for _ in $(seq 50); do is_open "$port" || break; sleep 0.1; done
     if is_open "$port"; then die "port $port is taken: choose another KAFKA_PORT"; fi
   done
+  if [ "${KAFKA_SECURITY:-}" = 1 ]; then
+    make_certificates
+    for scram in SCRAM-SHA-256 SCRAM-SHA-512; do users+=(--add-scram "$scram=[name=ada,password=ada-secret]"); done
+  fi
   configure "$id"
   if ! [ -e "$dir/data/meta.properties" ]; then
     java -Xmx128m -XX:TieredStopAtLevel=1 -Dlog4j2.configurationFile="$dir/log4j2.properties" -cp "$libs/*" \
-      kafka.tools.StorageTool format -t "$(<"$KAFKA_DIR/cluster.id")" -c "$dir/server.properties" >"$dir/format.log" 2>&1 ||
+      kafka.tools.StorageTool format -t "$(<"$KAFKA_DIR/cluster.id")" -c "$dir/server.properties" "${users[@]}" >"$dir/format.log" 2>&1 ||
       { tail -5 "$dir/format.log" >&2; die "broker $id: formatting failed, see $dir/format.log"; }
   fi
   if [ -e "$dir/broker.log" ]; then mv -f "$dir/broker.log" "$dir/broker.log.1"; fi

@@ -26,7 +26,7 @@ fn script(name: &str, environment: &[(String, String)], arguments: &[&str]) -> S
 pub struct Kafka {
     environment: Vec<(String, String)>,
     port: u16,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl Kafka {
@@ -36,18 +36,33 @@ impl Kafka {
     /// Where it does not come up.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a broker that also takes clients by TLS and SASL (`KAFKA_SECURITY` of kafka.sh).
+    ///
+    /// # Panics
+    /// Where it does not come up.
+    #[must_use]
+    pub fn start_secure() -> Self {
+        Self::start_with(&[("KAFKA_SECURITY", "1")])
+    }
+
+    fn start_with(further: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a temporary folder");
-        // The controller takes the port + 100: both must be free.
+        // The controller takes the port + 100, TLS + 200 and SASL + 300: all must be free.
+        let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
         let port = (0..50)
             .map(|_| free_port())
-            .find(|port| *port < 65_000 && std::net::TcpListener::bind(("127.0.0.1", port + 100)).is_ok())
-            .expect("two free ports");
-        let environment = vec![
+            .find(|port| *port < 65_000 && [100, 200, 300].into_iter().all(|more| is_free(port + more)))
+            .expect("four free ports");
+        let mut environment = vec![
             ("KAFKA_DIR".into(), data.path().display().to_string()),
             ("KAFKA_PORT".into(), port.to_string()),
             ("KAFKA_LIBS".into(), installed("DAYBOOK_E2E_KAFKA_LIBS").display().to_string()),
         ];
-        let kafka = Self { environment, port, _data: data };
+        environment.extend(further.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        let kafka = Self { environment, port, data };
         script("kafka.sh", &kafka.environment, &["start"]);
         kafka
     }
@@ -56,6 +71,24 @@ impl Kafka {
     #[must_use]
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `bootstrap.servers` for TLS with a client certificate, where it was started secure.
+    #[must_use]
+    pub fn bootstrap_ssl(&self) -> String {
+        format!("127.0.0.1:{}", self.port + 200)
+    }
+
+    /// `bootstrap.servers` for SASL over TLS, where it was started secure.
+    #[must_use]
+    pub fn bootstrap_sasl(&self) -> String {
+        format!("127.0.0.1:{}", self.port + 300)
+    }
+
+    /// A certificate or key, where it was started secure: `ca.pem`, `client.pem`, `client.key`, `stranger.pem`.
+    #[must_use]
+    pub fn certificate(&self, name: &str) -> PathBuf {
+        self.data.path().join("tls").join(name)
     }
 
     /// Creates a topic.

@@ -94,7 +94,7 @@ impl Pipeline {
 
 /// Offsets in table commits, and offsets of the log; `None` while one of them does not answer.
 pub async fn counts(lake: &Lake, log: &KafkaLog) -> Option<(i64, i64)> {
-    let progress = progress(lake, log).await.ok()?;
+    let progress = progress(lake, log).await.inspect_err(|error| eprintln!("no counts: {error}")).ok()?;
     let sum = |of: fn(&PartitionProgress) -> i64| progress.iter().map(of).sum();
     Some((sum(|partition| partition.next_offset), sum(|partition| partition.high_watermark)))
 }

@@ -22,14 +22,15 @@ Examples:
   daybook status --format json
 
 For a table, `at` is its version; for rollup_daily, the version of events that it stands for, and `end` the newest; for a partition
-of the log, `at` is the first offset that is in no table yet, and `end` the offset that the next record will get.
+of the log, `at` is the first offset that is in no table yet, `end` the offset that the next record will get, and `lost` how many
+offsets the log no longer had when a worker came to them: to retention, or to a broker that was truncated.
 While a service runs on the embedded log, the log belongs to it and is left out here; /metrics tells of it.")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) output: Output,
 }
 
-const COLUMNS: [&str; 7] = ["part", "at", "end", "behind", "files", "rows", "bytes"];
+const COLUMNS: [&str; 8] = ["part", "at", "end", "behind", "files", "rows", "bytes", "lost"];
 
 /// One line for each table and each partition of the log.
 pub(crate) async fn run(args: &StatusArgs, sources: &Sources) -> Result<()> {
@@ -60,6 +61,7 @@ pub(crate) async fn run(args: &StatusArgs, sources: &Sources) -> Result<()> {
             json!(snapshot.files.len()),
             json!(records),
             json!(bytes),
+            Value::Null,
         ]);
     }
     if let Some(log) = log(&config).await {
@@ -76,6 +78,7 @@ pub(crate) async fn run(args: &StatusArgs, sources: &Sources) -> Result<()> {
                 Value::Null,
                 Value::Null,
                 Value::Null,
+                json!(at.lost),
             ]
         }));
     }

@@ -17,8 +17,13 @@ use super::{
 };
 
 /// Settings that have no default, and so do not stand in `default.toml`.
-const WITHOUT_DEFAULT: &[&str] =
-    &["log.avro.registry", "log.producers.organisation", "log.producers.signing-key", "query.cursor-key"];
+const WITHOUT_DEFAULT: &[&str] = &[
+    "log.avro.registry",
+    "log.kafka.oauth-token-file",
+    "log.producers.organisation",
+    "log.producers.signing-key",
+    "query.cursor-key",
+];
 /// Tables whose keys are somebody else's.
 const OPEN: &[&str] = &["lake.options", "log.avro.schemas", "log.kafka.properties"];
 

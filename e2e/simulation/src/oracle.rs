@@ -37,6 +37,8 @@ struct Found {
     /// How often each record is in the table.
     rows: BTreeMap<Place, usize>,
     gaps: BTreeSet<Place>,
+    /// Lost offsets by partition, as the table counts them.
+    lost: BTreeMap<i32, i64>,
     versions: usize,
     /// What each row is known by.
     marks: Vec<(Place, Mark)>,
@@ -61,6 +63,13 @@ pub(crate) async fn check(
     let events = read(memory, &EVENTS).await?;
     if let Some(place) = events.gaps.first().filter(|_| !retention) {
         return Err(format!("{place:?} is in a gap, but retention took nothing: the log was freed too early"));
+    }
+    let mut lost: BTreeMap<i32, i64> = BTreeMap::new();
+    for (partition, _) in &events.gaps {
+        *lost.entry(*partition).or_default() += 1;
+    }
+    if lost != events.lost {
+        return Err(format!("lost offsets by partition: {lost:?} in gaps, {:?} counted", events.lost));
     }
     let letters = read(memory, &DEAD_LETTERS).await?;
     // The log entries were read one by one; a reader of the table must come to the same.
@@ -161,7 +170,9 @@ async fn read(memory: &Arc<dyn ObjectStore>, spec: &TableSpec) -> Result<Found, 
             if after <= before {
                 return Err(format!("{path}: {app} goes from {before} to {after}"));
             }
-            if app.starts_with("daybook/") {
+            if app.starts_with("daybook-lost/") {
+                found.lost.insert(partition, after);
+            } else if app.starts_with("daybook/") {
                 moved.insert(partition, (before, after));
             } else {
                 claimed.insert(partition);

@@ -5,6 +5,8 @@ mod bad_input;
 mod claude_code;
 mod demo;
 mod direct_producers;
+mod kafka_group;
+mod kafka_security;
 mod log_contract;
 mod pipeline;
 mod shutdown;

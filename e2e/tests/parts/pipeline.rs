@@ -23,6 +23,7 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
     let pipeline = Pipeline::start();
     let (log, lake) = (pipeline.log(), pipeline.lake());
     let mut generator = activity::generator(RECORDS);
+    wait_for("leaders of the partitions", Duration::from_secs(60), async || counts(&lake, &log).await.is_some()).await;
     let chunk = usize::try_from(RECORDS / (KILLS + 1) + 1).expect("it fits");
 
     for kill in 0..KILLS {
@@ -56,7 +57,7 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
     compare(&pipeline, records);
 }
 
-fn roll_up(environment: &[(String, String)]) {
+pub(crate) fn roll_up(environment: &[(String, String)]) {
     for org in &ORGANISATIONS[..3] {
         let _ = succeed(&["org", "create", org.id, "--time-zone", org.time_zone], environment);
     }

@@ -20,7 +20,7 @@
 //! | | |
 //! |---|---|
 //! | F01, F02, F03 | partitions are assigned with explicit offsets from the table, never sought to "last + 1"; offset 0 is an offset like any other |
-//! | F14 | no split partition queues: one queue, one polling thread; in-process logs wait on a version counter, which cannot miss a wake-up |
+//! | F14 | no split partition queues: one queue, one polling thread; a watchdog starts a partition anew that stopped without a word; in-process logs wait on a version counter, which cannot miss a wake-up |
 //! | F15 | the Kafka client is closed on its own thread; `close` waits for it with a limit |
 //! | F16 | group offsets are committed asynchronously and never awaited |
 //! | F17 | `auto.offset.reset=error`; an offset out of range is checked against the watermarks, then resumed or reported as a gap |
@@ -30,7 +30,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -97,6 +98,18 @@ pub enum Error {
         expected: String,
         /// Topic id now.
         found: String,
+    },
+    /// A partition brings nothing although the log has records, whatever was tried. Subscribe anew.
+    #[error(
+        "partition {kafka_partition} of topic {topic} brings no records from {next_offset} on, though there are some"
+    )]
+    Stalled {
+        /// Topic name.
+        topic: String,
+        /// Partition of the log.
+        kafka_partition: i32,
+        /// Where it stands.
+        next_offset: i64,
     },
     /// The settings cannot work. Every fault is listed.
     #[error("invalid log settings: {}", .0.join("; "))]
@@ -174,7 +187,9 @@ pub struct Append {
 pub enum Event {
     /// These partitions are ours now; the first record of each will have an offset of at least `next_offset`.
     Assigned(Vec<(i32, i64)>),
-    /// These partitions are no longer ours; whatever of them is not yet in a table commit is to be dropped.
+    /// These partitions are to be given up. What was handed out of them may still be committed until the next call of [`Consumer::next`], which
+    /// says that they are released; Kafka waits for it for some seconds, unless they are somebody else's already. After that, whatever is
+    /// not in a table commit is to be dropped.
     Revoked(Vec<i32>),
     /// Records of one or more partitions, ascending in each.
     Records(Vec<Record>),
@@ -272,9 +287,31 @@ pub trait Consumer: Send {
     /// [`Error::Closed`] when the consumer has ended.
     async fn commit_offsets(&mut self, next_offsets: &BTreeMap<i32, i64>) -> Result<()>;
 
-    /// Leaves the group, so that others take over at once.
+    /// Leaves the group, so that others take over at once (but for a static member of Kafka, `group.instance.id`, which is waited for).
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the log did not confirm in time; the member then times out.
     async fn close(self: Box<Self>) -> Result<()>;
+
+    /// What the consumer knows of itself, for metrics; it stays readable while the consumer is at work. `None` = nothing.
+    fn standing(&self) -> Option<Arc<Standing>> {
+        None
+    }
+}
+
+/// What a consumer knows without asking the log.
+#[derive(Debug, Default)]
+pub struct Standing {
+    /// Bytes fetched and not yet taken by [`Consumer::next`]; librdkafka may hold as much again.
+    pub(crate) buffered_bytes: AtomicUsize,
+    /// The newest known high watermark of each partition that is ours.
+    pub(crate) high_watermarks: Mutex<BTreeMap<i32, i64>>,
+    /// Partitions that were started anew by the watchdog.
+    pub(crate) restarts: AtomicU64,
+}
+
+impl Standing {
+    pub(crate) fn high_watermarks(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, i64>> {
+        self.high_watermarks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

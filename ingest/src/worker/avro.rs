@@ -27,7 +27,7 @@ use crate::log::Record;
 const SCHEMAS_MAX: usize = 1_000;
 /// Back-off while the registry is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Why a registry gave no answer.
 pub type RegistryError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,9 +1,6 @@
 //! Decoded events on their way to Parquet: appended column by column, sorted once, cut by day.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, RecordBatch, UInt32Array},
@@ -23,7 +20,7 @@ use crate::log::Record;
 const ROW_OVERHEAD_BYTES: usize = 160;
 const DAY_US: i64 = 86_400_000_000;
 
-/// What a row is sorted by; texts are ranked when the buffer is taken.
+/// What a row is sorted by; texts by their numbers in the columns' dictionaries, which are ranked when the buffer is taken.
 struct SortKey {
     day: i32,
     org: u32,
@@ -32,54 +29,12 @@ struct SortKey {
     time_us: i64,
 }
 
-/// Numbers texts in the order in which they are met.
-#[derive(Default)]
-struct Intern {
-    ids: HashMap<Box<str>, u32>,
-    last: Option<(Box<str>, u32)>,
-}
-
-impl Intern {
-    fn id(&mut self, text: &str) -> u32 {
-        if let Some((last, id)) = &self.last
-            && **last == *text
-        {
-            return *id;
-        }
-        let next = u32::try_from(self.ids.len()).expect("a buffer holds fewer than 2^32 rows");
-        let id = match self.ids.get(text) {
-            Some(id) => *id,
-            None => {
-                self.ids.insert(text.into(), next);
-                next
-            }
-        };
-        self.last = Some((text.into(), id));
-        id
-    }
-
-    /// Rank of each id in the order of the texts; empties itself.
-    fn ranks(&mut self) -> Vec<u32> {
-        self.last = None;
-        let mut texts: Vec<(Box<str>, u32)> = self.ids.drain().collect();
-        texts.sort_unstable();
-        let mut ranks = vec![0; texts.len()];
-        for (rank, (_, id)) in texts.iter().enumerate() {
-            ranks[*id as usize] = u32::try_from(rank).expect("fewer than 2^32");
-        }
-        ranks
-    }
-}
-
 /// Events of one commit to be.
 pub(crate) struct EventBuffer {
     schema: SchemaRef,
     columns: Vec<GrowingColumn>,
     fixed: Fixed,
     keys: Vec<SortKey>,
-    orgs: Intern,
-    users: Intern,
-    client_types: Intern,
     bytes: usize,
     /// Rows that are not to come out.
     discarded: HashSet<u32>,
@@ -138,9 +93,18 @@ impl EventBuffer {
             columns,
             fixed: Fixed::new(),
             keys: Vec::new(),
-            orgs: Intern::default(),
-            users: Intern::default(),
-            client_types: Intern::default(),
+            bytes: 0,
+            discarded: HashSet::new(),
+        }
+    }
+
+    /// An empty buffer, with room for as much as this one holds.
+    pub(crate) fn of_this_size(&self) -> Self {
+        Self {
+            schema: self.schema.clone(),
+            columns: self.columns.iter().map(GrowingColumn::of_this_size).collect(),
+            fixed: Fixed::new(),
+            keys: Vec::with_capacity(self.keys.len()),
             bytes: 0,
             discarded: HashSet::new(),
         }
@@ -167,9 +131,9 @@ impl EventBuffer {
         let day = i32::try_from(event.time_us.div_euclid(DAY_US)).expect("times end in the year 9999");
         let at = &self.fixed;
         self.columns[at.event_date].set_int32(row, day);
-        self.columns[at.org_id].set_text(row, origin.org);
-        self.columns[at.user_key].set_text(row, &event.subject);
-        self.columns[at.client_type].set_text(row, event.client_type);
+        let org = self.columns[at.org_id].set_numbered(row, origin.org);
+        let user = self.columns[at.user_key].set_numbered(row, &event.subject);
+        let client_type = self.columns[at.client_type].set_numbered(row, event.client_type);
         self.columns[at.event_time].set_time(row, event.time_us);
         self.columns[at.event_id].set_bytes(row, id);
         self.columns[at.source].set_text(row, &event.source);
@@ -185,13 +149,7 @@ impl EventBuffer {
         if let Some(ext) = &event.ext {
             self.columns[at.ext].set_text(row, ext);
         }
-        self.keys.push(SortKey {
-            day,
-            org: self.orgs.id(origin.org),
-            user: self.users.id(&event.subject),
-            client_type: self.client_types.id(event.client_type),
-            time_us: event.time_us,
-        });
+        self.keys.push(SortKey { day, org, user, client_type, time_us: event.time_us });
         self.bytes += record.value.as_ref().map_or(0, |value| value.len()) / 2 + ROW_OVERHEAD_BYTES;
     }
 
@@ -199,7 +157,9 @@ impl EventBuffer {
     /// Rows equal in these keep the order of the log within a partition.
     pub(crate) fn take(&mut self) -> Vec<(Date, RecordBatch)> {
         let rows = self.keys.len();
-        let (orgs, users, client_types) = (self.orgs.ranks(), self.users.ranks(), self.client_types.ranks());
+        let at = &self.fixed;
+        let [orgs, users, client_types] =
+            [at.org_id, at.user_key, at.client_type].map(|column| self.columns[column].ranks());
         let keys = std::mem::take(&mut self.keys);
         let discarded = std::mem::take(&mut self.discarded);
         let rank = |(row, key): (usize, &SortKey)| {

@@ -5,8 +5,8 @@ use std::{hash::BuildHasher, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, DictionaryArray, Int32Array, Int32Builder,
-        Int64Builder, StringArray, StringBuilder, TimestampMicrosecondBuilder, new_null_array,
+        Array, ArrayBuilder, ArrayRef, BinaryBuilder, BooleanBuilder, Decimal128Builder, DictionaryArray, Int32Array,
+        Int32Builder, Int64Builder, StringArray, StringBuilder, TimestampMicrosecondBuilder, new_null_array,
     },
     buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, Int32Type},
@@ -43,11 +43,22 @@ struct Dictionary {
 }
 
 impl Dictionary {
+    fn of_this_size(&self) -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            table: HashTable::with_capacity(self.table.len()),
+            ends: Vec::with_capacity(self.ends.len()),
+            bytes: Vec::with_capacity(self.bytes.len()),
+            keys: Vec::with_capacity(self.keys.len()),
+        }
+    }
+
     fn append_nulls(&mut self, count: usize) {
         self.keys.resize(self.keys.len() + count, -1);
     }
 
-    fn append_value(&mut self, text: &str) {
+    /// Gives the text's number.
+    fn append_value(&mut self, text: &str) -> i32 {
         let Self { hasher, table, ends, bytes, keys } = self;
         let hash = hasher.hash_one(text.as_bytes());
         let known = |ends: &[i32], bytes: &[u8], number: i32| {
@@ -70,6 +81,21 @@ impl Dictionary {
             }
         };
         keys.push(number);
+        number
+    }
+
+    /// Rank of each number in the order of the texts.
+    fn ranks(&self) -> Vec<u32> {
+        let start = |number: usize| if number == 0 { 0 } else { self.ends[number - 1] as usize };
+        let mut texts: Vec<(&[u8], usize)> = (0..self.ends.len())
+            .map(|number| (&self.bytes[start(number)..self.ends[number] as usize], number))
+            .collect();
+        texts.sort_unstable();
+        let mut ranks = vec![0; texts.len()];
+        for (rank, (_, number)) in texts.iter().enumerate() {
+            ranks[*number] = u32::try_from(rank).expect("a buffer holds fewer than 2^31 rows");
+        }
+        ranks
     }
 
     /// The array; empties itself.
@@ -120,6 +146,26 @@ impl GrowingColumn {
         Self { data_type, rows: 0, builder }
     }
 
+    /// An empty column, with room for as many values as this one has: the next buffer is likely to be as full, and growing would
+    /// copy each value once more.
+    pub(crate) fn of_this_size(&self) -> Self {
+        let builder = match &self.builder {
+            Builder::Text(of) => Builder::Text(StringBuilder::with_capacity(of.len(), of.values_slice().len())),
+            Builder::Dictionary(of) => Builder::Dictionary(of.of_this_size()),
+            Builder::Int(of) => Builder::Int(Int64Builder::with_capacity(of.len())),
+            Builder::Int32(of) => Builder::Int32(Int32Builder::with_capacity(of.len())),
+            Builder::Bool(of) => Builder::Bool(BooleanBuilder::with_capacity(of.len())),
+            Builder::Decimal(of) => {
+                Builder::Decimal(Decimal128Builder::with_capacity(of.len()).with_data_type(ColumnType::Decimal.arrow()))
+            }
+            Builder::Time(of) => {
+                Builder::Time(TimestampMicrosecondBuilder::with_capacity(of.len()).with_timezone("UTC"))
+            }
+            Builder::Binary(of) => Builder::Binary(BinaryBuilder::with_capacity(of.len(), of.values_slice().len())),
+        };
+        Self { data_type: self.data_type.clone(), rows: 0, builder }
+    }
+
     /// Arrow type of the finished column.
     pub(crate) fn data_type(&self) -> &DataType {
         &self.data_type
@@ -140,7 +186,7 @@ impl GrowingColumn {
         self.pad(row);
         match (&mut self.builder, value) {
             (Builder::Text(builder), Value::Text(text)) => builder.append_value(text),
-            (Builder::Dictionary(builder), Value::Text(text)) => builder.append_value(text),
+            (Builder::Dictionary(builder), Value::Text(text)) => drop(builder.append_value(text)),
             (Builder::Int(builder), Value::Int(value)) => builder.append_value(*value),
             (Builder::Bool(builder), Value::Bool(value)) => builder.append_value(*value),
             (Builder::Decimal(builder), Value::Decimal(value)) => builder.append_value(*value),
@@ -150,11 +196,23 @@ impl GrowingColumn {
     }
 
     pub(crate) fn set_text(&mut self, row: usize, text: &str) {
+        self.set(row, &Value::Text(text.into()));
+    }
+
+    /// Sets a text of a column that has a dictionary; gives the text's number there.
+    pub(crate) fn set_numbered(&mut self, row: usize, text: &str) -> u32 {
         self.pad(row);
         match &mut self.builder {
-            Builder::Text(builder) => builder.append_value(text),
-            Builder::Dictionary(builder) => builder.append_value(text),
-            _ => unreachable!("a text column"),
+            Builder::Dictionary(builder) => builder.append_value(text).cast_unsigned(),
+            _ => unreachable!("a column with a dictionary"),
+        }
+    }
+
+    /// Rank of each number that [`Self::set_numbered`] has given, in the order of the texts.
+    pub(crate) fn ranks(&self) -> Vec<u32> {
+        match &self.builder {
+            Builder::Dictionary(builder) => builder.ranks(),
+            _ => unreachable!("a column with a dictionary"),
         }
     }
 

@@ -52,7 +52,7 @@ const USABLE: Duration = Duration::from_secs(60);
 const KEYS_MAX: usize = 10_000;
 /// Back-off while the directory is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(10);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// What decoding needs to know of keys. Cheap to clone; never changes.
 #[derive(Clone, Debug, Default)]

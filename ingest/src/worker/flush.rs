@@ -1,14 +1,21 @@
 //! One flush: files, then the dead letters' commit, then the events' commit. Tried until the store takes it or another
 //! worker proves to have moved the partition on.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arrow::array::RecordBatch;
 use futures::{FutureExt, StreamExt};
 use jiff::civil::Date;
 use lake::{Change, CommitError, DataFile, Head, Swap, Table};
 use schemas::event::Cause;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -16,7 +23,7 @@ use super::{
     dead_letters::{self, DeadLetter},
     known::{Identities, Known},
     metrics::Metrics,
-    positions::app_id,
+    positions::{app_id, lost_id},
 };
 
 /// Files that are encoded and put at once.
@@ -24,8 +31,8 @@ const FILES_AT_ONCE: usize = 4;
 /// Times that other workers may commit between our look at the table and our commit, before the flush begins anew. Each
 /// costs a read of their newest ids.
 const MOVES_MAX: usize = 50;
-/// Longest pause between two tries.
-const BACK_OFF_MAX: Duration = Duration::from_secs(10);
+/// Longest pause between two tries: an outage that has ended is noticed this soon.
+pub(crate) const BACK_OFF_MAX: Duration = Duration::from_secs(3);
 
 /// Where a partition stood when the batch began, and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +86,21 @@ pub(crate) struct Flusher {
     pub(crate) topic: String,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) turn: Turn,
+}
+
+/// How long it last took from a look at what others had committed to our own commit. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Turn(Arc<AtomicU64>);
+
+impl Turn {
+    fn store(&self, took: Duration) {
+        self.0.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn load(&self) -> Duration {
+        Duration::from_micros(self.0.load(Ordering::Relaxed))
+    }
 }
 
 enum Failure {
@@ -154,11 +176,12 @@ impl Flusher {
             expected: span.expected,
             next: span.next,
         });
+        let lost = self.lost(batch).await;
         let change = Change {
             operation: "STREAMING UPDATE",
             add: written.events.clone(),
             remove: Vec::new(),
-            swaps: swaps.collect(),
+            swaps: swaps.chain(lost).collect(),
             data_change: true,
             only_after: None,
             metadata: None,
@@ -167,18 +190,35 @@ impl Flusher {
         self.commit_events(batch, change).await
     }
 
+    /// Counts the batch's gaps. The head may be behind that of the table: then a partition has moved on too, and the commit is fenced.
+    async fn lost(&self, batch: &Batch) -> Vec<Swap> {
+        let mut offsets: BTreeMap<i32, i64> = BTreeMap::new();
+        for (partition, from, to) in &batch.gaps {
+            *offsets.entry(*partition).or_default() += to - from;
+        }
+        let head = self.events.head.lock().await;
+        let swap = |(partition, offsets): (i32, i64)| {
+            let app_id = lost_id(&self.identity, partition);
+            let expected = head.next_offset(&app_id);
+            Swap { app_id, expected, next: expected + offsets }
+        };
+        offsets.into_iter().map(swap).collect()
+    }
+
     /// Commits on top of a version whose rows are all known, and contradict none of the batch.
     async fn commit_events(&self, batch: &Batch, change: Change) -> Result<(), Failure> {
         if batch.identities.is_empty() {
-            return commit(&self.events, change).await.map(drop);
+            return self.commit(&self.events, change).await.map(drop);
         }
         for _ in 0..MOVES_MAX {
+            let started = Instant::now();
             let only_after = Some(self.compare(batch).await?);
-            match commit(&self.events, Change { only_after, ..change.clone() }).await {
+            match self.commit(&self.events, Change { only_after, ..change.clone() }).await {
                 Err(Failure::Moved) => self.metrics.moved.inc(),
                 Err(failure) => return Err(failure),
                 Ok(version) => {
                     self.known.committed(&batch.identities, version);
+                    self.turn.store(started.elapsed());
                     return Ok(());
                 }
             }
@@ -247,7 +287,33 @@ impl Flusher {
             metadata: None,
             metrics: serde_json::Map::new(),
         };
-        commit(&self.dead_letters, change).await.map(drop)
+        self.commit(&self.dead_letters, change).await.map(drop)
+    }
+
+    /// Gives the new version.
+    async fn commit(&self, target: &Target, change: Change) -> Result<i64, Failure> {
+        let mut head = target.head.lock().await;
+        let timer = self.metrics.commit_seconds.start_timer();
+        let outcome = target.table.commit(&mut head, change).await;
+        timer.observe_duration();
+        match outcome {
+            Ok(version) => {
+                tracing::debug!(table = target.table.name(), version, "committed");
+                Ok(version)
+            }
+            Err(CommitError::Moved { .. }) => Err(Failure::Moved),
+            Err(CommitError::Fenced { app_id, expected, found }) => {
+                tracing::warn!(
+                    table = target.table.name(),
+                    app_id,
+                    expected,
+                    found,
+                    "fenced: another worker moved this partition on"
+                );
+                Err(Failure::Fenced)
+            }
+            Err(error) => Err(Failure::Store(error.into())),
+        }
     }
 
     fn count(&self, batch: &Batch) {
@@ -258,7 +324,7 @@ impl Flusher {
             self.metrics.dead_letters.with_label_values(&[letter.rejection.cause.as_str()]).inc();
         }
         for (partition, span) in &batch.spans {
-            self.metrics.next_offset.with_label_values(&[partition.to_string().as_str()]).set(span.next);
+            self.metrics.progress(*partition, span.next);
         }
     }
 }
@@ -277,27 +343,4 @@ struct Written {
 /// True for a letter that the table's rows decided on, and no decoder.
 pub(crate) fn is_conflict(letter: &DeadLetter) -> bool {
     letter.rejection.cause == Cause::Conflict
-}
-
-/// Gives the new version.
-async fn commit(target: &Target, change: Change) -> Result<i64, Failure> {
-    let mut head = target.head.lock().await;
-    match target.table.commit(&mut head, change).await {
-        Ok(version) => {
-            tracing::debug!(table = target.table.name(), version, "committed");
-            Ok(version)
-        }
-        Err(CommitError::Moved { .. }) => Err(Failure::Moved),
-        Err(CommitError::Fenced { app_id, expected, found }) => {
-            tracing::warn!(
-                table = target.table.name(),
-                app_id,
-                expected,
-                found,
-                "fenced: another worker moved this partition on"
-            );
-            Err(Failure::Fenced)
-        }
-        Err(error) => Err(Failure::Store(error.into())),
-    }
 }

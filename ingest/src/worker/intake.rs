@@ -66,6 +66,13 @@ impl Filling {
         }
     }
 
+    /// Empties itself; what fills next is likely to become as large.
+    pub(super) fn take_all(&mut self) -> Self {
+        let events = self.events.iter().map(EventBuffer::of_this_size).collect();
+        let identities = Identities::with_capacity_and_hasher(self.identities.len(), Default::default());
+        std::mem::replace(self, Self { events, identities, ..Self::new() })
+    }
+
     /// Estimate of the memory that it takes.
     pub(super) fn bytes(&self) -> usize {
         self.events.iter().map(EventBuffer::bytes).sum::<usize>() + self.dead_letter_bytes

@@ -14,6 +14,12 @@ pub(crate) fn app_id(identity: &str, kafka_partition: i32) -> String {
     format!("daybook/{identity}/{kafka_partition}")
 }
 
+/// Delta's application id for what a partition has lost: its version is the number of offsets that the log no longer had when a worker
+/// came to them. It moves in the very commit that passes them, and outlives the log entry that names them.
+pub(crate) fn lost_id(identity: &str, kafka_partition: i32) -> String {
+    format!("daybook-lost/{identity}/{kafka_partition}")
+}
+
 /// How far a partition is in the `events` table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionProgress {
@@ -23,6 +29,8 @@ pub struct PartitionProgress {
     pub next_offset: i64,
     /// Offset that the next record appended to the log will get.
     pub high_watermark: i64,
+    /// Offsets before `next_offset` that the log no longer had when a worker came to them.
+    pub lost: i64,
 }
 
 /// Progress of every partition of `log`.
@@ -35,8 +43,13 @@ pub async fn progress(lake: &Lake, log: &dyn Log) -> Result<Vec<PartitionProgres
     let mut progress = Vec::new();
     for kafka_partition in log.partitions().await.map_err(Error::Log)? {
         let (_, high_watermark) = log.offsets(kafka_partition).await.map_err(Error::Log)?;
-        let next_offset = head.as_ref().map_or(0, |head| head.next_offset(&app_id(&identity, kafka_partition)));
-        progress.push(PartitionProgress { kafka_partition, next_offset, high_watermark });
+        let of = |app_id: &str| head.as_ref().map_or(0, |head| head.next_offset(app_id));
+        progress.push(PartitionProgress {
+            kafka_partition,
+            next_offset: of(&app_id(&identity, kafka_partition)),
+            high_watermark,
+            lost: of(&lost_id(&identity, kafka_partition)),
+        });
     }
     Ok(progress)
 }

@@ -17,16 +17,21 @@ use super::{
     buffer::EventBuffer,
     claims::Claim,
     door::KeyRing,
-    flush::{Batch, Flusher, Outcome, Span, Target, is_conflict},
+    flush::{BACK_OFF_MAX, Batch, Flusher, Outcome, Span, Target, Turn, is_conflict},
     intake::{Filling, first_offsets},
     known::{Identities, Known},
     metrics::Metrics,
     positions::TablePositions,
 };
 use crate::{
-    log::{Consumer, Event, Log, Positions, Record},
+    log::{self, Consumer, Event, Log, Positions, Record},
     signature,
 };
+
+/// After a commit a worker leaves the table to others for as many times as long as it took …
+const TURNS_OF_OTHERS: u32 = 3;
+/// … up to this.
+const OTHERS_TURN_MAX: Duration = Duration::from_secs(5);
 
 /// How the worker cuts its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,7 +51,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            flush_bytes: ByteSize::mib(64),
+            flush_bytes: ByteSize::mib(32),
             flush_age: SignedDuration::from_secs(1),
             known_bytes: ByteSize::mib(64),
             decode_threads: 2,
@@ -72,9 +77,10 @@ pub struct Worker {
     partitions: BTreeMap<i32, Position>,
     filling: Filling,
     flushing: Option<JoinHandle<Outcome>>,
-    /// When the last one ended: the next waits a while, in which other workers commit. Where the store is slow, those that are
-    /// behind would never come to it.
+    /// When the last one ended.
     flushed: Option<Instant>,
+    /// How many partitions the log has.
+    partitions_of_log: usize,
     /// What the events of the flush under way are known by.
     in_flight: Arc<Identities>,
     /// Records behind one that contradicts an event in a batch: they wait until that batch is committed.
@@ -115,12 +121,22 @@ impl Worker {
         Ok(Self {
             settings,
             log,
-            flusher: Flusher { events, dead_letters, known, identity, topic: topic.to_owned(), metrics, shutdown },
+            flusher: Flusher {
+                events,
+                dead_letters,
+                known,
+                identity,
+                topic: topic.to_owned(),
+                metrics,
+                shutdown,
+                turn: Turn::default(),
+            },
             positions: Arc::new(positions),
             partitions: BTreeMap::new(),
             filling: Filling::new(),
             flushing: None,
             flushed: None,
+            partitions_of_log: usize::MAX,
             in_flight: Arc::default(),
             held: Vec::new(),
             keys: KeyRing::default(),
@@ -152,12 +168,37 @@ impl Worker {
     /// # Errors
     /// Where the log fails for good. Nothing is lost by that: what is not in a table commit is read again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Error> {
-        let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
-        let outcome = self.work(consumer.as_mut(), &shutdown).await;
-        if let Err(error) = consumer.close().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
+        loop {
+            let mut consumer = self.log.subscribe(self.positions.clone()).await.map_err(Error::Log)?;
+            self.flusher.metrics.observe(consumer.standing());
+            let outcome = self.work(consumer.as_mut(), &shutdown).await;
+            self.flusher.metrics.observe(None);
+            if let Err(error) = consumer.close().await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the consumer did not close cleanly");
+            }
+            match outcome {
+                Err(Error::Log(error @ log::Error::Stalled { .. })) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "subscribing anew");
+                    self.forget(&shutdown).await;
+                }
+                outcome => return outcome,
+            }
         }
-        outcome
+    }
+
+    /// Drops what is held of a subscription that has ended, after the flush under way.
+    async fn forget(&mut self, shutdown: &CancellationToken) {
+        if self.flushing.is_some() {
+            tokio::select! {
+                biased;
+                _ = wait(&mut self.flushing) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        self.partitions.clear();
+        self.filling = Filling::new();
+        self.held.clear();
+        self.in_flight = Arc::default();
     }
 
     async fn work(&mut self, consumer: &mut dyn Consumer, shutdown: &CancellationToken) -> Result<(), Error> {
@@ -165,12 +206,13 @@ impl Worker {
         let mut pause = Duration::from_millis(100);
         while !shutdown.is_cancelled() {
             let full = self.filling.bytes() >= self.flush_bytes();
+            let age = if full { Duration::ZERO } else { flush_age };
             let due = self
                 .filling
                 .since
-                .map(|since| since + flush_age)
-                .map(|due| self.flushed.map_or(due, |flushed| due.max(flushed + flush_age / 2)));
-            let due_now = full || !self.held.is_empty() || due.is_some_and(|due| due <= Instant::now());
+                .map(|since| since + age)
+                .map(|due| self.flushed.map_or(due, |flushed| due.max(flushed + self.others_turn(age / 2))));
+            let due_now = !self.held.is_empty() || due.is_some_and(|due| due <= Instant::now());
             if self.flushing.is_none() && due_now && self.start_flush() {
                 continue;
             }
@@ -198,7 +240,7 @@ impl Worker {
                             () = tokio::time::sleep(pause) => {}
                             () = shutdown.cancelled() => break,
                         }
-                        pause = (pause * 2).min(Duration::from_secs(10));
+                        pause = (pause * 2).min(BACK_OFF_MAX);
                     }
                     Err(error) => return Err(Error::Log(error)),
                 },
@@ -229,6 +271,15 @@ impl Worker {
         Ok(())
     }
 
+    /// How long others have the table to themselves after a commit of ours. A commit counts only on top of all that others have
+    /// committed before: who comes anew, or sees a slow store, would never come to it while we commit without a pause.
+    fn others_turn(&self, least: Duration) -> Duration {
+        if self.partitions.len() >= self.partitions_of_log {
+            return Duration::ZERO;
+        }
+        (self.flusher.turn.load() * TURNS_OF_OTHERS).min(OTHERS_TURN_MAX).max(least)
+    }
+
     fn flush_bytes(&self) -> usize {
         usize::try_from(self.settings.flush_bytes.as_u64()).unwrap_or(usize::MAX)
     }
@@ -240,7 +291,13 @@ impl Worker {
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
         match event {
-            Event::Assigned(positions) => self.begin(positions, shutdown).await,
+            Event::Assigned(positions) => {
+                // Where it does not answer, what was known of it stands: only the pace of the flushes hangs on it.
+                if let Ok(partitions) = self.log.partitions().await {
+                    self.partitions_of_log = partitions.len();
+                }
+                self.begin(positions, shutdown).await;
+            }
             Event::Revoked(partitions) => {
                 // Rows of several partitions share the buffer: all of it goes in now. If a new owner was faster, the
                 // commit is fenced and each side reads its position again.
@@ -305,7 +362,7 @@ impl Worker {
 
     /// Hands what is filling to a flush; false where nothing is.
     fn start_flush(&mut self) -> bool {
-        let mut filling = std::mem::replace(&mut self.filling, Filling::new());
+        let mut filling = self.filling.take_all();
         let mut spans = BTreeMap::new();
         for (partition, position) in &mut self.partitions {
             if position.next != position.covered {
@@ -328,11 +385,16 @@ impl Worker {
         }
         let (flusher, identities) = (self.flusher.clone(), Arc::new(std::mem::take(&mut filling.identities)));
         self.in_flight = identities.clone();
+        let (metrics, since) = (self.flusher.metrics.clone(), filling.since);
+        metrics.flushing_bytes.set(i64::try_from(filling.bytes()).unwrap_or(i64::MAX));
         self.flushing = Some(tokio::spawn(async move {
             let events = filling.events.iter_mut().flat_map(EventBuffer::take).collect();
             let Filling { dead_letters, gaps, arrivals, .. } = filling;
             let arrivals = arrivals.unwrap_or_default();
-            flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await
+            let outcome =
+                flusher.flush(Batch { events, dead_letters, spans, gaps, identities, arrivals, claims }).await;
+            metrics.flushed(&outcome, since);
+            outcome
         }));
         true
     }
@@ -385,7 +447,7 @@ impl Worker {
                         "positions not read, trying again"
                     );
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(10));
+                    pause = (pause * 2).min(BACK_OFF_MAX);
                 }
                 Err(error) => return Err(Error::Log(error)),
             }
@@ -415,10 +477,11 @@ impl Worker {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
-            pause = (pause * 2).min(Duration::from_secs(10));
+            pause = (pause * 2).min(BACK_OFF_MAX);
         };
         for (partition, next_offset) in positions {
             let claim = claims.remove(&partition).unwrap_or_default();
+            self.flusher.metrics.progress(partition, next_offset);
             self.partitions.insert(partition, Position { covered: next_offset, next: next_offset, claim });
         }
     }

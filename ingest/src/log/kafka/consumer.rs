@@ -10,19 +10,33 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc as channel, oneshot};
 
+use super::access::Access;
 use super::flow::{Budget, Inbox};
 use super::membership::Membership;
 use super::poller::Poller;
 use super::{KafkaSettings, sort_error};
-use crate::log::{Consumer, Error, Event, Positions, Result};
+use crate::log::{Consumer, Error, Event, Positions, Result, Standing};
 
 /// How long `close` waits for the group to let go.
 const CLOSE_LIMIT: Duration = Duration::from_secs(15);
+/// How often librdkafka reports at most, and how often while a partition is as quiet as it may be.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+const REPORTS_IN_QUIET: u32 = 4;
+
 /// What the handle wants of the polling thread.
 pub(super) enum Command {
-    Seek { kafka_partition: i32, next_offset: i64, token: u64 },
+    Seek {
+        kafka_partition: i32,
+        next_offset: i64,
+        token: u64,
+    },
     Commit(BTreeMap<i32, i64>),
+    /// The worker has flushed what it held when partitions were revoked.
+    Released,
     Close,
+    /// Stops the fetching of a partition, unknown to the poller.
+    #[cfg(test)]
+    Stop(i32),
 }
 
 pub(super) struct KafkaConsumer {
@@ -32,18 +46,28 @@ pub(super) struct KafkaConsumer {
     finished: oneshot::Receiver<()>,
     closing: Arc<AtomicBool>,
     tokens: u64,
+    /// A revocation was handed out, and `next` not called since.
+    releasing: bool,
+    standing: Arc<Standing>,
 }
 
 impl KafkaConsumer {
     /// Must be called on a tokio runtime, which later serves `positions`.
-    pub(super) fn start(settings: Arc<KafkaSettings>, identity: String, positions: Arc<dyn Positions>) -> Result<Self> {
+    pub(super) fn start(
+        settings: Arc<KafkaSettings>,
+        access: Arc<Access>,
+        identity: String,
+        positions: Arc<dyn Positions>,
+    ) -> Result<Self> {
         let closing = Arc::new(AtomicBool::new(false));
         let group = Membership {
             positions,
             runtime: Handle::current(),
             topic: settings.topic.clone(),
-            rebalanced: AtomicBool::new(false),
+            access,
+            news: AtomicBool::new(false),
             actions: Mutex::new(Vec::new()),
+            statistics: Mutex::new(None),
             closing: closing.clone(),
         };
         let what = || format!("consume topic {}", settings.topic);
@@ -51,6 +75,7 @@ impl KafkaConsumer {
             consumer_config(&settings).create_with_context(group).map_err(|e| sort_error(what(), e))?;
         consumer.subscribe(&[&settings.topic]).map_err(|e| sort_error(what(), e))?;
         let budget = Arc::new(Budget::new(settings.buffer.as_u64() as usize, settings.buffer_records));
+        let standing = budget.standing.clone();
         let (items, receiver) = channel::unbounded_channel();
         let (commands, queue) = mpsc::channel();
         let (done, finished) = oneshot::channel();
@@ -65,13 +90,19 @@ impl KafkaConsumer {
             })
             .map_err(|e| Error::fatal("start the consumer's thread", e))?;
         let inbox = Inbox::new(receiver, budget);
-        Ok(Self { inbox, commands, thread: thread.thread().clone(), finished, closing, tokens: 0 })
+        let thread = thread.thread().clone();
+        Ok(Self { inbox, commands, thread, finished, closing, tokens: 0, releasing: false, standing })
     }
 
     /// Fetched and not yet taken.
     #[cfg(test)]
     pub(super) fn buffered_bytes(&self) -> usize {
         self.inbox.buffered_bytes()
+    }
+
+    #[cfg(test)]
+    pub(super) fn stop_behind_its_back(&self, kafka_partition: i32) {
+        self.command(Command::Stop(kafka_partition)).expect("it polls");
     }
 
     fn command(&self, command: Command) -> Result<()> {
@@ -104,14 +135,25 @@ fn consumer_config(settings: &KafkaSettings) -> rdkafka::ClientConfig {
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
-        .set("enable.partition.eof", "false");
+        .set("enable.partition.eof", "false")
+        .set("statistics.interval.ms", report_every(settings).as_millis().to_string());
     config
+}
+
+fn report_every(settings: &KafkaSettings) -> Duration {
+    (settings.stall_after.unsigned_abs() / REPORTS_IN_QUIET).min(REPORT_EVERY)
 }
 
 #[async_trait]
 impl Consumer for KafkaConsumer {
     async fn next(&mut self) -> Result<Event> {
+        if self.releasing {
+            self.releasing = false;
+            // A thread that has ended has given up everything.
+            let _ = self.command(Command::Released);
+        }
         let event = self.inbox.next().await?;
+        self.releasing = matches!(event, Event::Revoked(_));
         // The thread may be waiting for room.
         self.thread.unpark();
         Ok(event)
@@ -136,6 +178,10 @@ impl Consumer for KafkaConsumer {
             Ok(_) => Ok(()),
             Err(limit) => Err(Error::unavailable("leave the consumer group", limit)),
         }
+    }
+
+    fn standing(&self) -> Option<Arc<Standing>> {
+        Some(self.standing.clone())
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::log::{Error, Event, Record, Result};
+use crate::log::{Error, Event, Record, Result, Standing};
 
 /// What the polling thread reports, in order.
 pub(super) enum Item {
@@ -28,7 +28,8 @@ pub(super) enum Item {
 
 /// What was fetched and not yet taken. The channel itself is unbounded: the polling thread stops fetching when the budget is spent.
 pub(super) struct Budget {
-    bytes: AtomicUsize,
+    /// Its `buffered_bytes` are counted here.
+    pub(super) standing: Arc<Standing>,
     records: AtomicUsize,
     limit_bytes: usize,
     limit_records: usize,
@@ -36,27 +37,27 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(limit_bytes: usize, limit_records: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), records: AtomicUsize::new(0), limit_bytes, limit_records }
+        Self { standing: Arc::default(), records: AtomicUsize::new(0), limit_bytes, limit_records }
     }
 
     pub(super) fn spend(&self, bytes: usize, records: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.standing.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.records.fetch_add(records, Ordering::Relaxed);
     }
 
     fn give_back(&self, bytes: usize, records: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.standing.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.records.fetch_sub(records, Ordering::Relaxed);
     }
 
     pub(super) fn is_spent(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) >= self.limit_bytes
+        self.standing.buffered_bytes.load(Ordering::Relaxed) >= self.limit_bytes
             || self.records.load(Ordering::Relaxed) >= self.limit_records
     }
 
     /// Half of it is free: worth resuming for.
     pub(super) fn has_room(&self) -> bool {
-        self.bytes.load(Ordering::Relaxed) <= self.limit_bytes / 2
+        self.standing.buffered_bytes.load(Ordering::Relaxed) <= self.limit_bytes / 2
             && self.records.load(Ordering::Relaxed) <= self.limit_records / 2
     }
 }
@@ -86,7 +87,7 @@ impl Inbox {
 
     #[cfg(test)]
     pub(super) fn buffered_bytes(&self) -> usize {
-        self.budget.bytes.load(Ordering::Relaxed)
+        self.budget.standing.buffered_bytes.load(Ordering::Relaxed)
     }
 
     /// Cancel-safe: the only wait is for the channel.
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(inbox.next().await.unwrap(), Event::Revoked(vec![1]));
         assert!(
             budget.has_room()
-                && budget.bytes.load(Ordering::Relaxed) == 0
+                && budget.standing.buffered_bytes.load(Ordering::Relaxed) == 0
                 && budget.records.load(Ordering::Relaxed) == 0
         );
         drop(send);
@@ -218,6 +219,6 @@ mod tests {
         assert_eq!(offsets(inbox.next().await.unwrap()), [(1, 1)]);
         assert_eq!(offsets(inbox.next().await.unwrap()), [(1, 2)]);
         assert_eq!(offsets(inbox.next().await.unwrap()), [(0, 0)]);
-        assert_eq!(budget.bytes.load(Ordering::Relaxed), 0);
+        assert_eq!(budget.standing.buffered_bytes.load(Ordering::Relaxed), 0);
     }
 }

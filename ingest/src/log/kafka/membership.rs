@@ -1,10 +1,14 @@
 //! The callbacks of the client. The one that matters: at an assignment the table is asked where to start, and the partitions are assigned
 //! with those offsets, before a first record can be polled (F01, F02, F03).
+//!
+//! A revocation is only taken note of here: the poller gives the partitions up when the worker has flushed what it holds of them, and goes
+//! on polling meanwhile (librdkafka pauses fetching until then). There is nobody to wait for when they are lost already, or while closing.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -12,6 +16,8 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 
+use super::access::Access;
+use super::watchdog::{self, Seen};
 use super::{log_line, sort_error};
 use crate::log::{Error, Positions, Result};
 
@@ -23,23 +29,29 @@ pub(super) struct Membership {
     pub(super) positions: Arc<dyn Positions>,
     pub(super) runtime: Handle,
     pub(super) topic: String,
-    /// Whether `actions` is worth locking.
-    pub(super) rebalanced: AtomicBool,
+    pub(super) access: Arc<Access>,
+    /// Whether `actions` or `statistics` are worth locking.
+    pub(super) news: AtomicBool,
     /// What the rebalance did, for the loop to report after the records that came before.
     pub(super) actions: Mutex<Vec<Action>>,
+    /// What librdkafka last reported of the partitions.
+    pub(super) statistics: Mutex<Option<Vec<Seen>>>,
     pub(super) closing: Arc<AtomicBool>,
 }
 
 pub(super) enum Action {
     Assigned(Vec<(i32, i64)>),
+    /// Done: they are lost, or we are closing.
     Revoked(Vec<i32>),
+    /// To be done once the worker has flushed.
+    Release(Vec<i32>),
     Failed(Error),
 }
 
 impl Membership {
     fn report(&self, action: Action) {
         self.actions.lock().unwrap_or_else(PoisonError::into_inner).push(action);
-        self.rebalanced.store(true, Ordering::Relaxed);
+        self.news.store(true, Ordering::Relaxed);
     }
 
     fn start_offsets(&self, partitions: &[i32]) -> Result<Vec<(i32, i64)>> {
@@ -70,11 +82,28 @@ impl Membership {
 }
 
 impl ClientContext for Membership {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.access.token()
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        match watchdog::parse(statistics, &self.topic) {
+            Ok(seen) => {
+                *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+                self.news.store(true, Ordering::Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "librdkafka's statistics are not understood"),
+        }
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.access.note(&error, reason);
         tracing::warn!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -97,12 +126,11 @@ impl ConsumerContext for Membership {
                 (Err(error), _) => self.report(Action::Failed(error)),
                 (_, Err(error)) => self.report(Action::Failed(sort_error("accept an assignment", error))),
             }
-        } else {
-            if let Err(error) = consumer.incremental_unassign(partitions) {
-                tracing::debug!(%error, "incremental unassign refused, giving up all partitions");
-                let _ = consumer.unassign();
-            }
+        } else if consumer.assignment_lost() || self.closing.load(Ordering::Relaxed) {
+            give_up(consumer, partitions);
             self.report(Action::Revoked(ids));
+        } else {
+            self.report(Action::Release(ids));
         }
     }
 
@@ -110,6 +138,14 @@ impl ConsumerContext for Membership {
         if let Err(error) = result {
             tracing::debug!(%error, "group offset commit failed; it only shows lag");
         }
+    }
+}
+
+/// Gives partitions back to the group.
+pub(super) fn give_up(consumer: &BaseConsumer<Membership>, partitions: &TopicPartitionList) {
+    if let Err(error) = consumer.incremental_unassign(partitions) {
+        tracing::debug!(%error, "incremental unassign refused, giving up all partitions");
+        let _ = consumer.unassign();
     }
 }
 

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,9 +23,11 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::access::Access;
 use self::producer::BatchProducer;
 use super::{Append, Consumer, Error, Log, Positions, Result};
 
+mod access;
 mod consumer;
 mod flow;
 mod membership;
@@ -33,9 +36,10 @@ mod producer;
 #[cfg(test)]
 mod tests;
 mod topic_id;
+mod watchdog;
 
 /// Properties of librdkafka that our promises rest on. `properties` must not name them.
-pub const PROTECTED: [&str; 14] = [
+pub const PROTECTED: [&str; 15] = [
     "bootstrap.servers",
     "group.id",
     "acks",
@@ -49,6 +53,7 @@ pub const PROTECTED: [&str; 14] = [
     "auto.offset.reset",
     "isolation.level",
     "enable.partition.eof",
+    "statistics.interval.ms",
     "debug",
 ];
 
@@ -65,6 +70,9 @@ pub struct KafkaSettings {
     /// Further properties for librdkafka, e.g. `security.protocol`, `sasl.password`. Values that may be secret are never shown.
     #[serde(serialize_with = "show_properties", deserialize_with = "text_values")]
     pub properties: BTreeMap<String, String>,
+    /// For `sasl.mechanism = "OAUTHBEARER"`: a file with the bearer token (a JSON Web Token with `exp`), kept fresh by somebody else, for
+    /// example Kubernetes. It is read anew before the token it held expires. `None` = librdkafka's own ways.
+    pub oauth_token_file: Option<PathBuf>,
     /// Records fetched for one consumer and not yet taken by `next`, in bytes. librdkafka prefetches up to as much again.
     pub buffer: ByteSize,
     /// The same limit, in records.
@@ -75,6 +83,9 @@ pub struct KafkaSettings {
     pub request_timeout: SignedDuration,
     /// An append that was not acknowledged within this time fails.
     pub delivery_timeout: SignedDuration,
+    /// A partition that has records, and room for them, but brings none for this long is started anew; after three times in vain, the
+    /// subscription is.
+    pub stall_after: SignedDuration,
 }
 
 impl Default for KafkaSettings {
@@ -84,11 +95,13 @@ impl Default for KafkaSettings {
             topic: "daybook-events".into(),
             group: "daybook-worker".into(),
             properties: BTreeMap::new(),
-            buffer: ByteSize::mib(32),
+            oauth_token_file: None,
+            buffer: ByteSize::mib(8),
             buffer_records: 262_144,
             batch_records: 8192,
             request_timeout: SignedDuration::from_secs(15),
             delivery_timeout: SignedDuration::from_secs(20),
+            stall_after: SignedDuration::from_secs(60),
         }
     }
 }
@@ -100,11 +113,13 @@ impl fmt::Debug for KafkaSettings {
             .field("topic", &self.topic)
             .field("group", &self.group)
             .field("properties", &shown(&self.properties))
+            .field("oauth_token_file", &self.oauth_token_file)
             .field("buffer", &self.buffer)
             .field("buffer_records", &self.buffer_records)
             .field("batch_records", &self.batch_records)
             .field("request_timeout", &self.request_timeout)
             .field("delivery_timeout", &self.delivery_timeout)
+            .field("stall_after", &self.stall_after)
             .finish()
     }
 }
@@ -164,10 +179,28 @@ impl KafkaSettings {
         if self.buffer_records == 0 || self.batch_records == 0 {
             faults.push("buffer-records and batch-records must be at least 1".into());
         }
-        for (name, limit) in [("request-timeout", self.request_timeout), ("delivery-timeout", self.delivery_timeout)] {
+        let limits = [
+            ("request-timeout", self.request_timeout),
+            ("delivery-timeout", self.delivery_timeout),
+            ("stall-after", self.stall_after),
+        ];
+        for (name, limit) in limits {
             if limit < SignedDuration::from_secs(1) {
                 faults.push(format!("{name} must be at least 1s"));
             }
+        }
+        let property = |key: &str| self.properties.get(key).map_or("", String::as_str);
+        if property("sasl.oauthbearer.method").eq_ignore_ascii_case("oidc") {
+            faults.push(
+                "properties: sasl.oauthbearer.method = oidc is not built in (it needs libcurl); let something else fetch the token, and name \
+                 its file by oauth-token-file"
+                    .into(),
+            );
+        }
+        if self.oauth_token_file.is_some() && property("enable.sasl.oauthbearer.unsecure.jwt") == "true" {
+            faults.push(
+                "oauth-token-file and properties: enable.sasl.oauthbearer.unsecure.jwt exclude each other".into(),
+            );
         }
         faults
     }
@@ -226,6 +259,7 @@ fn sort_error(what: impl Into<String>, error: KafkaError) -> Error {
 /// A topic of Apache Kafka.
 pub struct KafkaLog {
     settings: Arc<KafkaSettings>,
+    access: Arc<Access>,
     producer: Mutex<Arc<BatchProducer>>,
     /// Cluster id and topic id, once known.
     identity: tokio::sync::OnceCell<String>,
@@ -241,15 +275,22 @@ impl KafkaLog {
         if !faults.is_empty() {
             return Err(Error::Settings(faults));
         }
-        let producer = Mutex::new(Arc::new(BatchProducer::new(settings)?));
-        Ok(Self { settings: Arc::new(settings.clone()), producer, identity: tokio::sync::OnceCell::new() })
+        let access = Arc::new(Access::new(settings));
+        let producer = Mutex::new(Arc::new(BatchProducer::new(settings, access.clone())?));
+        Ok(Self { settings: Arc::new(settings.clone()), access, producer, identity: tokio::sync::OnceCell::new() })
     }
 
     /// Creates the topic if it does not exist, and waits until it can be used.
     ///
     /// # Errors
-    /// [`Error::Fatal`] without the permission to create it, [`Error::Unavailable`] when Kafka cannot be reached.
+    /// [`Error::Fatal`] without the permission to create it, [`Error::Unavailable`] when Kafka cannot be reached, and where tokens come from
+    /// `oauth-token-file`: the client that creates topics cannot be given one.
     pub async fn ensure_topic(&self, partitions: i32, replication: i32) -> Result<()> {
+        match self.partitions().await {
+            Ok(_) => return Ok(()),
+            Err(error) if !error.is_retryable() => return Err(error),
+            Err(_) => {}
+        }
         let what = || format!("create topic {}", self.settings.topic);
         let admin: AdminClient<DefaultClientContext> =
             self.settings.client().create().map_err(|e| sort_error(what(), e))?;
@@ -283,7 +324,7 @@ impl KafkaLog {
     fn replace_producer(&self, broken: &Arc<BatchProducer>) -> Result<()> {
         let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
         if Arc::ptr_eq(&current, broken) {
-            *current = Arc::new(BatchProducer::new(&self.settings)?);
+            *current = Arc::new(BatchProducer::new(&self.settings, self.access.clone())?);
         }
         Ok(())
     }
@@ -291,10 +332,10 @@ impl KafkaLog {
     /// Runs a blocking call of librdkafka.
     async fn blocking<T: Send + 'static>(
         &self,
-        run: impl FnOnce(&BatchProducer, &KafkaSettings) -> Result<T> + Send + 'static,
+        run: impl FnOnce(&BatchProducer, &KafkaSettings, &Arc<Access>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (producer, settings) = (self.producer(), self.settings.clone());
-        let task = tokio::task::spawn_blocking(move || run(&producer, &settings));
+        let (producer, settings, access) = (self.producer(), self.settings.clone(), self.access.clone());
+        let task = tokio::task::spawn_blocking(move || run(&producer, &settings, &access));
         task.await.map_err(|e| Error::fatal("run a task of the log", e))?
     }
 }
@@ -302,17 +343,15 @@ impl KafkaLog {
 #[async_trait]
 impl Log for KafkaLog {
     async fn identity(&self) -> Result<String> {
-        let fetch = || self.blocking(|_, settings| topic_id::fetch_identity(settings));
+        let fetch = || self.blocking(|_, settings, access| topic_id::fetch_identity(settings, access));
         self.identity.get_or_try_init(fetch).await.cloned()
     }
 
     async fn partitions(&self) -> Result<Vec<i32>> {
-        self.blocking(|producer, settings| {
+        self.blocking(|producer, settings, access| {
             let what = || format!("read the partitions of topic {}", settings.topic);
-            let metadata = producer
-                .client()
-                .fetch_metadata(Some(&settings.topic), settings.request_limit())
-                .map_err(|e| sort_error(what(), e))?;
+            let fetch = |limit| producer.client().fetch_metadata(Some(&settings.topic), limit);
+            let metadata = access.request(what, settings.request_limit(), || {}, fetch)?;
             let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
             let error = topic.and_then(|topic| topic.error());
             if let Some(error) = error {
@@ -338,18 +377,18 @@ impl Log for KafkaLog {
     }
 
     async fn offsets(&self, kafka_partition: i32) -> Result<(i64, i64)> {
-        self.blocking(move |producer, settings| {
-            producer
-                .client()
-                .fetch_watermarks(&settings.topic, kafka_partition, settings.request_limit())
-                .map_err(|e| sort_error(format!("read the offsets of {}/{kafka_partition}", settings.topic), e))
+        self.blocking(move |producer, settings, access| {
+            let what = || format!("read the offsets of {}/{kafka_partition}", settings.topic);
+            let fetch = |limit| producer.client().fetch_watermarks(&settings.topic, kafka_partition, limit);
+            access.request(what, settings.request_limit(), || {}, fetch)
         })
         .await
     }
 
     async fn subscribe(&self, positions: Arc<dyn Positions>) -> Result<Box<dyn Consumer>> {
         let identity = self.identity().await?;
-        Ok(Box::new(consumer::KafkaConsumer::start(self.settings.clone(), identity, positions)?))
+        let (settings, access) = (self.settings.clone(), self.access.clone());
+        Ok(Box::new(consumer::KafkaConsumer::start(settings, access, identity, positions)?))
     }
 
     async fn truncate(&self, _: i32, _: i64) -> Result<()> {

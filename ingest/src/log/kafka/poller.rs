@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!            rebalance (inside poll): Positions ─► incremental_assign with explicit offsets ─► Assigned
+//!                                     Revoked ─► the worker flushes, up to a limit ─► incremental_unassign
 //! poll ──► record ─► batch ─► [full or idle] ─► Inbox         budget spent ─► wait ─► pause, poll on ─► resume
 //!      └─► offset out of range ─► watermarks ─► Gap, or the same offset again
 //! ```
@@ -23,8 +24,9 @@ use tokio::sync::mpsc as channel;
 
 use super::consumer::Command;
 use super::flow::{Budget, Item};
-use super::membership::{Action, Membership, offsets_list};
-use super::{KafkaSettings, sort_error, topic_id};
+use super::membership::{Action, Membership, give_up, offsets_list};
+use super::watchdog::{Seen, Verdict, Watchdog};
+use super::{KafkaSettings, access, sort_error, topic_id};
 use crate::log::batch::BatchBuilder;
 use crate::log::{Error, Event, Result};
 
@@ -42,6 +44,13 @@ const BEYOND_END_CONFIRMATIONS: u32 = 5;
 const CHECK_SOON: Duration = Duration::from_millis(100);
 const CHECK_AGAIN: Duration = Duration::from_millis(500);
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
+/// How long a revocation waits for the worker to flush; far below `max.poll.interval.ms`, which bounds the whole rebalance.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// A consumer that has been served is told of brokers that refuse it, once they have done so for this long: a restart may end it.
+const REFUSED_LIMIT: Duration = Duration::from_secs(60);
+/// How often the broker is asked where partitions end, for those that do not learn of it by themselves.
+const ENDS_EVERY: Duration = Duration::from_secs(15);
+const ENDS_LIMIT: Duration = Duration::from_secs(2);
 const WATERMARK_LIMIT: Duration = Duration::from_secs(2);
 /// How often it is made sure that the topic was not recreated (F24): without being told, and when an error hints at it.
 const IDENTITY_EVERY: Duration = Duration::from_secs(15);
@@ -64,6 +73,13 @@ pub(super) struct Poller {
     beyond_end: BTreeMap<i32, u32>,
     check_at: Option<Instant>,
     paused: bool,
+    /// Partitions that are given up when the worker has flushed, or at this time.
+    releasing: Option<(Vec<i32>, Instant)>,
+    watchdog: Watchdog,
+    ends_asked: Option<Instant>,
+    opened: Instant,
+    /// Whether a record or an assignment ever came.
+    served: bool,
     identity_asked: Instant,
     identity_answer: (mpsc::Sender<Result<String>>, mpsc::Receiver<Result<String>>),
 }
@@ -82,6 +98,7 @@ impl Poller {
         commands: mpsc::Receiver<Command>,
         budget: Arc<Budget>,
     ) -> Self {
+        let watchdog = Watchdog::new(settings.stall_after.unsigned_abs());
         Self {
             consumer,
             settings,
@@ -96,6 +113,11 @@ impl Poller {
             beyond_end: BTreeMap::new(),
             check_at: None,
             paused: false,
+            releasing: None,
+            watchdog,
+            ends_asked: None,
+            opened: Instant::now(),
+            served: false,
             identity_asked: Instant::now(),
             identity_answer: mpsc::channel(),
         }
@@ -107,6 +129,9 @@ impl Poller {
             self.flush();
             let _ = self.items.send(Item::Failed(error));
         }
+        // From here on the callback gives up by itself what it is told to: nobody polls for us.
+        self.consumer.context().closing.store(true, Ordering::Relaxed);
+        self.release();
     }
 
     fn poll_until_closed(&mut self) -> Result<()> {
@@ -142,8 +167,15 @@ impl Poller {
                 }
                 break;
             }
-            if self.consumer.context().rebalanced.load(Ordering::Relaxed) {
+            if self.consumer.context().news.swap(false, Ordering::Relaxed) {
                 self.report_rebalance()?;
+                self.watch()?;
+            }
+            if let Some((_, until)) = &self.releasing
+                && (*until <= Instant::now() || self.consumer.assignment_lost())
+            {
+                tracing::info!("partitions are given up before what is read of them is flushed");
+                self.release();
             }
         }
     }
@@ -171,6 +203,12 @@ impl Poller {
                     {
                         tracing::debug!(%error, "group offset commit failed; it only shows lag");
                     }
+                }
+                Ok(Command::Released) => self.release(),
+                #[cfg(test)]
+                Ok(Command::Stop(partition)) => {
+                    let list = offsets_list(&self.settings.topic, std::iter::once((partition, 0)))?;
+                    self.consumer.pause(&list).expect("it is ours");
                 }
                 Ok(Command::Close) | Err(mpsc::TryRecvError::Disconnected) => return Ok(END),
                 Err(mpsc::TryRecvError::Empty) => return Ok(GO_ON),
@@ -231,12 +269,15 @@ impl Poller {
 
     fn report_rebalance(&mut self) -> Result<()> {
         let context = self.consumer.context();
-        context.rebalanced.store(false, Ordering::Relaxed);
         let actions = std::mem::take(&mut *context.actions.lock().unwrap_or_else(PoisonError::into_inner));
+        if actions.is_empty() {
+            return Ok(());
+        }
         for action in actions {
             let event = match action {
                 Action::Failed(error) => return Err(error),
                 Action::Assigned(partitions) => {
+                    self.served = true;
                     for (partition, next_offset) in &partitions {
                         let index = *partition as usize;
                         if self.next.len() <= index {
@@ -247,12 +288,14 @@ impl Poller {
                     Event::Assigned(partitions)
                 }
                 Action::Revoked(partitions) => {
-                    for partition in &partitions {
-                        self.beyond_end.remove(partition);
-                        if let Some(next) = self.next.get_mut(*partition as usize) {
-                            *next = -1;
-                        }
-                    }
+                    self.forget(&partitions);
+                    Event::Revoked(partitions)
+                }
+                Action::Release(partitions) => {
+                    // A revocation of nothing is answered at once, as there is nothing to flush.
+                    let patience = if partitions.is_empty() { Duration::ZERO } else { RELEASE_LIMIT };
+                    self.forget(&partitions);
+                    self.releasing = Some((partitions.clone(), Instant::now() + patience));
                     Event::Revoked(partitions)
                 }
             };
@@ -264,6 +307,111 @@ impl Poller {
         }
         // New partitions come unpaused.
         if self.paused { self.set_paused(true) } else { Ok(()) }
+    }
+
+    /// Nothing more of these partitions is handed out.
+    fn forget(&mut self, partitions: &[i32]) {
+        for partition in partitions {
+            self.beyond_end.remove(partition);
+            if let Some(next) = self.next.get_mut(*partition as usize) {
+                *next = -1;
+            }
+        }
+        self.budget.standing.high_watermarks().retain(|partition, _| !partitions.contains(partition));
+    }
+
+    /// Gives up what was revoked, so that the group goes on.
+    fn release(&mut self) {
+        let Some((partitions, _)) = self.releasing.take() else { return };
+        if let Ok(list) = offsets_list(&self.settings.topic, partitions.into_iter().map(|partition| (partition, 0))) {
+            give_up(&self.consumer, &list);
+        }
+    }
+
+    /// Looks at what librdkafka last reported: for the lag, and for partitions that have stopped.
+    fn watch(&mut self) -> Result<()> {
+        let context = self.consumer.context();
+        let Some(seen) = context.statistics.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let ours: Vec<(i64, Seen)> =
+            seen.into_iter().filter_map(|seen| Some((self.owned(seen.partition)?, seen))).collect();
+        let ends = ours.iter().filter(|(_, seen)| seen.high >= 0).map(|(_, seen)| (seen.partition, seen.high));
+        self.note_ends(ends);
+        let now = Instant::now();
+        if self.paused || self.releasing.is_some() || !self.to_check.is_empty() || self.budget.is_spent() {
+            self.watchdog.excuse();
+            // What is not fetched does not learn of its end; nobody waits for us now.
+            if self.paused {
+                let all = self.all_owned().into_iter().map(|(partition, _)| partition);
+                self.ask_ends(all.collect());
+            }
+            return Ok(());
+        }
+        let judged = ours.iter().map(|(next, seen)| (*next, *seen, self.watchdog.judge(now, *next, *seen, None)));
+        let mut judged: Vec<_> = judged.filter(|(_, _, verdict)| *verdict != Verdict::Fine).collect();
+        let unknown = judged.iter().filter(|(_, _, verdict)| *verdict == Verdict::AskEnd);
+        let ends = self.ask_ends(unknown.map(|(_, seen, _)| seen.partition).collect());
+        for (next, seen, verdict) in &mut judged {
+            if let Some(end) = ends.get(&seen.partition) {
+                *verdict = self.watchdog.judge(now, *next, *seen, Some(*end));
+            }
+        }
+        for (next_offset, Seen { partition, .. }, verdict) in judged {
+            match verdict {
+                Verdict::Fine | Verdict::AskEnd => {}
+                Verdict::Restart => self.restart(partition, next_offset)?,
+                Verdict::GiveUp => {
+                    let topic = self.settings.topic.clone();
+                    return Err(Error::Stalled { topic, kafka_partition: partition, next_offset });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note_ends(&self, ends: impl Iterator<Item = (i32, i64)>) {
+        let mut known = self.budget.standing.high_watermarks();
+        for (partition, end) in ends {
+            let known = known.entry(partition).or_insert(end);
+            *known = end.max(*known);
+        }
+    }
+
+    /// The ends of these partitions, asked of their leaders at once, now and then.
+    fn ask_ends(&mut self, partitions: Vec<i32>) -> BTreeMap<i32, i64> {
+        if partitions.is_empty() || self.ends_asked.is_some_and(|at| at.elapsed() < ENDS_EVERY) {
+            return BTreeMap::new();
+        }
+        self.ends_asked = Some(Instant::now());
+        let mut list = rdkafka::TopicPartitionList::with_capacity(partitions.len());
+        for partition in partitions {
+            // In place of a time: the end (ListOffsets, KIP-79).
+            let _ = list.add_partition_offset(&self.settings.topic, partition, Offset::End);
+        }
+        let answer = self.consumer.offsets_for_times(list, ENDS_LIMIT);
+        let Ok(answer) = answer else { return BTreeMap::new() };
+        let end = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
+            Offset::Offset(end) if element.error().is_ok() => Some((element.partition(), end)),
+            _ => None,
+        };
+        let ends: BTreeMap<i32, i64> = answer.elements().iter().filter_map(end).collect();
+        self.note_ends(ends.iter().map(|(partition, end)| (*partition, *end)));
+        ends
+    }
+
+    /// Starts a partition anew that has stopped.
+    fn restart(&mut self, partition: i32, next_offset: i64) -> Result<()> {
+        tracing::warn!(partition, next_offset, "a partition with records brings none and is started anew");
+        self.flush();
+        let list = offsets_list(&self.settings.topic, std::iter::once((partition, next_offset)))?;
+        if let Err(error) = self.consumer.resume(&list) {
+            tracing::debug!(%error, partition, "not resumed");
+        }
+        self.reposition(partition, next_offset)?;
+        self.watchdog.restarted(partition, Instant::now());
+        self.budget.standing.restarts.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     fn handle(&mut self, error: KafkaError) -> Result<()> {
@@ -286,8 +434,15 @@ impl Poller {
                 self.ask_identity(IDENTITY_AFTER_ERROR);
                 Ok(())
             }
-            Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::SaslAuthenticationFailed) => {
-                Err(Error::fatal("consume", error))
+            Some(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
+                Err(Error::fatal(format!("consume topic {}", self.settings.topic), error))
+            }
+            Some(code) if access::is_refusal(code) => {
+                let access = &self.consumer.context().access;
+                if self.served && access.refused_for() < REFUSED_LIMIT {
+                    return Ok(());
+                }
+                Err(access.failure(format!("consume topic {}", self.settings.topic), error, self.opened))
             }
             // librdkafka goes on by itself: brokers away, poll interval exceeded (it joins again).
             _ => Ok(()),
@@ -335,7 +490,7 @@ impl Poller {
         if *seen < BEYOND_END_CONFIRMATIONS {
             return Ok(false);
         }
-        match topic_id::fetch_identity(&self.settings) {
+        match topic_id::fetch_identity(&self.settings, &self.consumer.context().access) {
             Ok(found) => self.compare_identity(found).map(|()| true),
             Err(_) => Ok(false),
         }
@@ -348,7 +503,9 @@ impl Poller {
         }
         self.identity_asked = Instant::now();
         let (settings, answer) = (self.settings.clone(), self.identity_answer.0.clone());
-        self.consumer.context().runtime.spawn_blocking(move || answer.send(topic_id::fetch_identity(&settings)));
+        let access = self.consumer.context().access.clone();
+        let ask = move || answer.send(topic_id::fetch_identity(&settings, &access));
+        self.consumer.context().runtime.spawn_blocking(ask);
     }
 
     fn compare_identity(&self, found: String) -> Result<()> {

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::client::Client;
+use rdkafka::client::{Client, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 
+use super::access::Access;
 use super::{KafkaSettings, log_line, sort_error};
 use crate::log::{Append, Error, Result};
 
@@ -20,6 +21,7 @@ const QUEUE_FULL_WAIT: Duration = Duration::from_millis(10);
 
 pub(super) struct BatchProducer {
     producer: ThreadedProducer<Reports>,
+    access: Arc<Access>,
 }
 
 /// One call of `append`.
@@ -42,14 +44,21 @@ impl Call {
     }
 }
 
-struct Reports;
+struct Reports(Arc<Access>);
 
 impl ClientContext for Reports {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.0.token()
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log_line(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.0.note(&error, reason);
         tracing::warn!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -66,7 +75,7 @@ impl ProducerContext for Reports {
 }
 
 impl BatchProducer {
-    pub(super) fn new(settings: &KafkaSettings) -> Result<Self> {
+    pub(super) fn new(settings: &KafkaSettings, access: Arc<Access>) -> Result<Self> {
         let mut config = settings.client();
         for (key, value) in [("compression.type", "lz4"), ("linger.ms", "5"), ("queue.buffering.max.kbytes", "131072")]
         {
@@ -79,8 +88,8 @@ impl BatchProducer {
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
             .set("delivery.timeout.ms", settings.delivery_timeout.as_millis().to_string());
-        let producer = config.create_with_context(Reports).map_err(|e| sort_error("make a Kafka producer", e))?;
-        Ok(Self { producer })
+        let producer = config.create_with_context(Reports(access.clone()));
+        Ok(Self { producer: producer.map_err(|e| sort_error("make a Kafka producer", e))?, access })
     }
 
     pub(super) fn client(&self) -> &Client<impl ClientContext + use<>> {
@@ -89,6 +98,7 @@ impl BatchProducer {
 
     pub(super) async fn append(&self, settings: &KafkaSettings, records: Vec<Append>) -> Result<()> {
         let what = || format!("append to topic {}", settings.topic);
+        let started = std::time::Instant::now();
         let call = Arc::new(Call {
             open: AtomicUsize::new(records.len() + 1),
             failure: Mutex::new(None),
@@ -133,14 +143,17 @@ impl BatchProducer {
         }
         let failure = call.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         match failure {
-            None => Ok(()),
+            None => {
+                self.access.served();
+                Ok(())
+            }
             Some((error, bytes)) => match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
                     Err(Error::TooLarge { bytes })
                 }
                 // A new producer is made for the next attempt.
                 Some(RDKafkaErrorCode::Fatal) => Err(Error::unavailable(what(), error)),
-                _ => Err(sort_error(what(), error)),
+                _ => Err(self.access.failure(what(), error, started)),
             },
         }
     }

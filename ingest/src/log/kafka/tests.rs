@@ -156,7 +156,8 @@ async fn f18_f19_a_slow_reader_bounds_the_memory_and_keeps_its_partitions() {
     }
     let positions: Arc<dyn Positions> = FixedPositions::new(BTreeMap::new());
     let identity = log.identity().await.unwrap();
-    let mut consumer = consumer::KafkaConsumer::start(Arc::new(settings), identity, positions).unwrap();
+    let mut consumer =
+        consumer::KafkaConsumer::start(Arc::new(settings), log.access.clone(), identity, positions).unwrap();
     let mut next = [0, 0];
     let mut waited = false;
     while next[0] + next[1] < 7000 {
@@ -179,6 +180,89 @@ async fn f18_f19_a_slow_reader_bounds_the_memory_and_keeps_its_partitions() {
         }
     }
     Box::new(consumer).close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f14_a_partition_that_stopped_is_started_anew() {
+    let (_cluster, mut settings) = cluster(2);
+    settings.stall_after = SignedDuration::from_secs(2);
+    let log = KafkaLog::open(&settings).unwrap();
+    log.append(records(0..100, 10)).await.unwrap();
+    let positions: Arc<dyn Positions> = FixedPositions::new(BTreeMap::new());
+    let identity = log.identity().await.unwrap();
+    let mut consumer =
+        consumer::KafkaConsumer::start(Arc::new(settings), log.access.clone(), identity, positions).unwrap();
+    let standing = consumer.standing().unwrap();
+    let mut next = [0, 0];
+    for (round, total) in [(0, 100), (1, 200)] {
+        while next[0] + next[1] < total {
+            let event = tokio::time::timeout(LIMIT, consumer.next()).await.expect("the partition goes on").unwrap();
+            let Event::Records(records) = event else { continue };
+            for record in records {
+                let next = &mut next[record.kafka_partition as usize];
+                assert_eq!(record.offset, *next, "started anew where it stopped");
+                *next += 1;
+            }
+        }
+        if round == 0 {
+            consumer.stop_behind_its_back(1);
+            // Until it is stopped, and what was under way has come.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            log.append(records(100..200, 10)).await.unwrap();
+        }
+    }
+    assert_eq!(standing.restarts.load(Ordering::Relaxed), 1, "the other partition was let alone");
+    let ends = standing.high_watermarks().clone();
+    assert_eq!(ends, BTreeMap::from([(0, next[0]), (1, next[1])]));
+    Box::new(consumer).close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f30_partitions_are_given_up_when_the_worker_asks_for_more() {
+    let (_cluster, settings) = cluster(2);
+    let log = KafkaLog::open(&settings).unwrap();
+    log.append(records(0..100, 10)).await.unwrap();
+    let positions = FixedPositions::new(BTreeMap::new());
+    let mut old = CheckedConsumer::join(&log, &positions).await;
+    read(&mut old, 100).await;
+    let mut new = CheckedConsumer::join(&log, &positions).await;
+    let revoked = loop {
+        if let Event::Revoked(partitions) = old.next(LIMIT).await.expect("a rebalance") {
+            break partitions;
+        }
+    };
+    // The worker flushes: meanwhile nobody else has the partitions.
+    assert_eq!(new.next(Duration::from_secs(4)).await, None, "not given up before it is flushed");
+    for partition in &revoked {
+        positions.set(*partition, 40);
+    }
+    let (_, assigned) = tokio::join!(old.next(Duration::from_secs(5)), new.next(LIMIT));
+    let expected: Vec<(i32, i64)> = revoked.iter().map(|partition| (*partition, 40)).collect();
+    assert_eq!(assigned, Some(Event::Assigned(expected)), "where the flush ended");
+    new.close().await;
+    old.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f15_a_worker_that_never_flushes_does_not_hold_up_the_group() {
+    let (_cluster, settings) = cluster(2);
+    let log = KafkaLog::open(&settings).unwrap();
+    log.append(records(0..100, 10)).await.unwrap();
+    let positions = FixedPositions::new(BTreeMap::new());
+    let mut old = CheckedConsumer::join(&log, &positions).await;
+    read(&mut old, 100).await;
+    let mut new = CheckedConsumer::join(&log, &positions).await;
+    assert!(
+        matches!(new.next(Duration::from_secs(40)).await, Some(Event::Assigned(_))),
+        "after a while it is given up"
+    );
+    // Closing amid a revocation that is not answered.
+    let mut third = CheckedConsumer::join(&log, &positions).await;
+    while !matches!(old.next(Duration::from_secs(5)).await, Some(Event::Revoked(_)) | None) {}
+    old.close().await;
+    assert!(matches!(third.next(Duration::from_secs(40)).await, Some(Event::Assigned(_))));
+    third.close().await;
+    new.close().await;
 }
 
 /// Fails twice, then answers.
@@ -259,6 +343,13 @@ fn settings_hide_secrets_and_refuse_what_would_break_promises() {
     let parsed: KafkaSettings = serde_json::from_str(r#"{"request-timeout": "5s", "buffer": "8MiB"}"#).unwrap();
     assert_eq!((parsed.request_timeout, parsed.buffer), (SignedDuration::from_secs(5), ByteSize::mib(8)));
     assert!(serde_json::from_str::<KafkaSettings>(r#"{"bufer": "8MiB"}"#).is_err());
+    let mut oidc = KafkaSettings::default();
+    oidc.properties.insert("sasl.oauthbearer.method".into(), "oidc".into());
+    let faults = oidc.faults();
+    assert!(
+        faults.len() == 1 && faults[0].contains("not built in") && faults[0].contains("oauth-token-file"),
+        "{faults:?}"
+    );
 }
 
 /// Not a bar: the mock cluster shares the machine and keeps 5 MiB a partition.

@@ -12,23 +12,34 @@
 //! by tests against the mock cluster and the real broker. No line means no id, and that is an error, never a fallback: an identity that
 //! changes by itself would have every event ingested again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 
+use super::access::Access;
 use super::{KafkaSettings, sort_error};
 use crate::log::{Error, Result};
+
+const TOKEN_POLL: Duration = Duration::from_millis(100);
 
 struct Listener {
     topic: String,
     id: Mutex<Option<String>>,
+    access: Arc<Access>,
 }
 
 impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.access.token()
+    }
+
     fn log(&self, _: RDKafkaLogLevel, _: &str, message: &str) {
         if let Some(id) = id_in(message, &self.topic) {
             *self.id.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
@@ -36,6 +47,7 @@ impl ClientContext for Listener {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.access.note(&error, reason);
         tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
@@ -52,11 +64,11 @@ fn id_in(line: &str, topic: &str) -> Option<String> {
 }
 
 /// `<cluster id>/<topic id>`. Blocks.
-pub(super) fn fetch_identity(settings: &KafkaSettings) -> Result<String> {
+pub(super) fn fetch_identity(settings: &KafkaSettings, access: &Arc<Access>) -> Result<String> {
     let what = || format!("read the id of topic {}", settings.topic);
     let deadline = Instant::now() + settings.request_limit();
     let left = || deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    let listener = Listener { topic: settings.topic.clone(), id: Mutex::new(None) };
+    let listener = Listener { topic: settings.topic.clone(), id: Mutex::new(None), access: access.clone() };
     // No group: this consumer never joins and its queue carries the log.
     let client: BaseConsumer<Listener> = settings
         .client()
@@ -64,10 +76,16 @@ pub(super) fn fetch_identity(settings: &KafkaSettings) -> Result<String> {
         .set_log_level(RDKafkaLogLevel::Debug)
         .create_with_context(listener)
         .map_err(|e| sort_error(what(), e))?;
+    if access.gives_tokens() {
+        // Nobody else serves the question for a token, without which there is no connection.
+        let _ = client.poll(TOKEN_POLL);
+    }
+    let listen = || while client.poll(Duration::from_millis(20)).is_some() {};
+    let fetch = |limit| client.fetch_metadata(Some(&settings.topic), limit);
+    let metadata = access.request(what, left(), listen, fetch)?;
     let cluster = client.client().fetch_cluster_id(left()).filter(|id| !id.is_empty()).ok_or_else(|| {
         Error::Unavailable { what: format!("read the cluster id from {}", settings.bootstrap_servers), source: None }
     })?;
-    let metadata = client.fetch_metadata(Some(&settings.topic), left()).map_err(|e| sort_error(what(), e))?;
     let topic = metadata.topics().iter().find(|topic| topic.name() == settings.topic);
     if let Some(error) = topic.and_then(|topic| topic.error()) {
         return Err(sort_error(what(), KafkaError::MetadataFetch(error.into())));
