@@ -33,6 +33,9 @@ const TURNS_OF_OTHERS: u32 = 3;
 /// … up to this.
 const OTHERS_TURN_MAX: Duration = Duration::from_secs(5);
 
+/// Tries to open a table, over about 6 s.
+const OPEN_TRIES: u32 = 7;
+
 /// How the worker cuts its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -111,11 +114,10 @@ impl Worker {
             return Err(Error::Settings { setting, detail: "takes more than nothing".into() });
         }
         let identity = log.identity().await.map_err(Error::Log)?;
-        let events = open(&lake, &EVENTS).await?;
-        let dead_letters = open(&lake, &DEAD_LETTERS).await?;
+        let events = patiently(&EVENTS, || open(&lake, &EVENTS)).await?;
+        let dead_letters = patiently(&DEAD_LETTERS, || open(&lake, &DEAD_LETTERS)).await?;
         let metrics = Metrics::register(registry).map_err(Error::Metrics)?;
-        let known = Known::open(events.table.clone(), settings.known_bytes).await;
-        let known = known.map_err(|source| Error::Table { table: EVENTS.name, source })?;
+        let known = patiently(&EVENTS, || Known::open(events.table.clone(), settings.known_bytes)).await?;
         let positions = TablePositions { table: events.table.clone(), identity: identity.clone() };
         let shutdown = CancellationToken::new();
         Ok(Self {
@@ -487,10 +489,35 @@ impl Worker {
     }
 }
 
-async fn open(lake: &Lake, spec: &'static TableSpec) -> Result<Target, Error> {
+async fn open(lake: &Lake, spec: &'static TableSpec) -> lake::Result<Target> {
     let table = lake.table(spec);
-    let head = table.create_if_missing().await.map_err(|source| Error::Table { table: spec.name, source })?;
+    let head = table.create_if_missing().await?;
     Ok(Target { table, head: Arc::new(Mutex::new(head)) })
+}
+
+/// Tries again for a while where the store does not answer: one that stumbles must not keep a worker from starting, and one that is
+/// not there is to be told soon.
+async fn patiently<T, F: Future<Output = lake::Result<T>>>(
+    spec: &'static TableSpec,
+    attempt: impl Fn() -> F,
+) -> Result<T, Error> {
+    let mut pause = Duration::from_millis(100);
+    for _ in 1..OPEN_TRIES {
+        match attempt().await {
+            Err(error @ (lake::Error::Store { .. } | lake::Error::Scan(_))) => {
+                tracing::warn!(
+                    table = spec.name,
+                    error = &error as &dyn std::error::Error,
+                    ?pause,
+                    "not opened, trying again"
+                );
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF_MAX);
+            }
+            outcome => return outcome.map_err(|source| Error::Table { table: spec.name, source }),
+        }
+    }
+    attempt().await.map_err(|source| Error::Table { table: spec.name, source })
 }
 
 /// The flush's outcome; the handle stays until it has ended, so that a dropped future loses nothing.
