@@ -127,6 +127,9 @@ impl Watchdog {
 mod tests {
     use super::*;
 
+    /// At second, next_offset, fetch position, known end, answered end, verdict.
+    type Step = (u64, i64, i64, i64, Option<i64>, Verdict);
+
     fn seen(fetch: i64, stable: i64) -> Seen {
         Seen { partition: 0, fetch, high: stable, stable }
     }
@@ -135,8 +138,8 @@ mod tests {
     fn f14_stuck_is_quiet_for_long_with_records_ahead() {
         use Verdict::{AskEnd, Fine, GiveUp, Restart};
         let start = Instant::now();
-        // (at second, next_offset, fetch position, known end, answered end, verdict), one partition each, stall-after 60 s
-        let check = |name: &str, steps: &[(u64, i64, i64, i64, Option<i64>, Verdict)]| {
+        // One partition each, stall-after 60 s.
+        let check = |name: &str, steps: &[Step]| {
             let mut watchdog = Watchdog::new(Duration::from_secs(60));
             for (at, next, fetch, stable, end, expected) in steps {
                 let now = start + Duration::from_secs(*at);
