@@ -20,7 +20,7 @@ use ingest::log::{
 use crate::pipeline::roll_up;
 
 /// Each brings two rebalances: a worker comes, and goes.
-const VISITS: usize = 5;
+const VISITS: usize = 3;
 const LIMIT: Duration = Duration::from_secs(120);
 
 struct Worker {
