@@ -21,13 +21,13 @@ use schemas::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::flush::BACK_OFF_MAX;
 use crate::log::Record;
 
 /// Schemas remembered; beyond that all are asked for anew.
 const SCHEMAS_MAX: usize = 1_000;
 /// Back-off while the registry is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// Why a registry gave no answer.
 pub type RegistryError = Box<dyn std::error::Error + Send + Sync>;
@@ -121,7 +121,7 @@ impl Schemas {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(BACK_OFF_MAX);
         }
     }
 }

@@ -42,6 +42,12 @@ struct Dictionary {
     keys: Vec<i32>,
 }
 
+/// The text of this number, where each ends at its place in `ends`.
+fn text_of<'a>(ends: &[i32], bytes: &'a [u8], number: usize) -> &'a [u8] {
+    let start = if number == 0 { 0 } else { ends[number - 1] as usize };
+    &bytes[start..ends[number] as usize]
+}
+
 impl Dictionary {
     fn of_this_size(&self) -> Self {
         Self {
@@ -61,22 +67,13 @@ impl Dictionary {
     fn append_value(&mut self, text: &str) -> i32 {
         let Self { hasher, table, ends, bytes, keys } = self;
         let hash = hasher.hash_one(text.as_bytes());
-        let known = |ends: &[i32], bytes: &[u8], number: i32| {
-            let number = number as usize;
-            let start = if number == 0 { 0 } else { ends[number - 1] as usize };
-            &bytes[start..ends[number] as usize] == text.as_bytes()
-        };
-        let number = match table.find(hash, |number| known(ends, bytes, *number)) {
+        let number = match table.find(hash, |number| text_of(ends, bytes, *number as usize) == text.as_bytes()) {
             Some(number) => *number,
             None => {
                 let number = i32::try_from(ends.len()).expect("a buffer holds fewer than 2^31 rows");
                 bytes.extend_from_slice(text.as_bytes());
                 ends.push(i32::try_from(bytes.len()).expect("a buffer is flushed far below 2 GiB"));
-                table.insert_unique(hash, number, |number| {
-                    let number = *number as usize;
-                    let start = if number == 0 { 0 } else { ends[number - 1] as usize };
-                    hasher.hash_one(&bytes[start..ends[number] as usize])
-                });
+                table.insert_unique(hash, number, |number| hasher.hash_one(text_of(ends, bytes, *number as usize)));
                 number
             }
         };
@@ -86,10 +83,8 @@ impl Dictionary {
 
     /// Rank of each number in the order of the texts.
     fn ranks(&self) -> Vec<u32> {
-        let start = |number: usize| if number == 0 { 0 } else { self.ends[number - 1] as usize };
-        let mut texts: Vec<(&[u8], usize)> = (0..self.ends.len())
-            .map(|number| (&self.bytes[start(number)..self.ends[number] as usize], number))
-            .collect();
+        let mut texts: Vec<(&[u8], usize)> =
+            (0..self.ends.len()).map(|number| (text_of(&self.ends, &self.bytes, number), number)).collect();
         texts.sort_unstable();
         let mut ranks = vec![0; texts.len()];
         for (rank, (_, number)) in texts.iter().enumerate() {

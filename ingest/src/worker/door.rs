@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(test)]
 mod tests;
 
-use super::decode::header;
+use super::{decode::header, flush::BACK_OFF_MAX};
 use crate::{
     headers,
     log::Record,
@@ -52,7 +52,6 @@ const USABLE: Duration = Duration::from_secs(60);
 const KEYS_MAX: usize = 10_000;
 /// Back-off while the directory is away.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// What decoding needs to know of keys. Cheap to clone; never changes.
 #[derive(Clone, Debug, Default)]
@@ -208,7 +207,7 @@ impl KeyRing {
                 () = stop.cancelled() => return None,
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = (pause * 2).min(PAUSE_MAX);
+            pause = (pause * 2).min(BACK_OFF_MAX);
         }
     }
 }

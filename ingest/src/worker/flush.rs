@@ -1,14 +1,7 @@
 //! One flush: files, then the dead letters' commit, then the events' commit. Tried until the store takes it or another
 //! worker proves to have moved the partition on.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
 use futures::{FutureExt, StreamExt};
@@ -54,15 +47,15 @@ pub(crate) struct Batch {
     pub(crate) identities: Arc<Identities>,
     /// What [`Known`] had taken in of others when the first of them was compared with it.
     pub(crate) arrivals: u64,
-    /// Claims on the partitions, by which conflicts are committed.
+    /// Claims on the partitions that have dead letters: by them conflicts are committed.
     pub(crate) claims: BTreeMap<i32, i64>,
 }
 
 /// How a flush ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Rows and offsets are in the table.
-    Committed,
+    /// Rows and offsets are in the table. It took so long from the last look at what others had committed.
+    Committed { turn: Duration },
     /// Another worker has moved a partition on: the batch is dropped, positions are to be read again.
     Fenced,
     /// The worker was told to stop while the store was away; nothing was committed, all will be read again.
@@ -86,21 +79,6 @@ pub(crate) struct Flusher {
     pub(crate) topic: String,
     pub(crate) metrics: Metrics,
     pub(crate) shutdown: CancellationToken,
-    pub(crate) turn: Turn,
-}
-
-/// How long it last took from a look at what others had committed to our own commit. Clones share it.
-#[derive(Clone, Default)]
-pub(crate) struct Turn(Arc<AtomicU64>);
-
-impl Turn {
-    fn store(&self, took: Duration) {
-        self.0.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    pub(crate) fn load(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
-    }
 }
 
 enum Failure {
@@ -117,10 +95,10 @@ impl Flusher {
         let mut written = Written::default();
         loop {
             let failure = match self.attempt(&batch, &mut written).await {
-                Ok(()) => {
+                Ok(turn) => {
                     timer.observe_duration();
                     self.count(&batch);
-                    return Outcome::Committed;
+                    return Outcome::Committed { turn };
                 }
                 Err(Failure::Fenced) => {
                     self.metrics.fenced.inc();
@@ -148,7 +126,7 @@ impl Flusher {
         }
     }
 
-    async fn attempt(&self, batch: &Batch, written: &mut Written) -> Result<(), Failure> {
+    async fn attempt(&self, batch: &Batch, written: &mut Written) -> Result<Duration, Failure> {
         // Before anything is written: a batch that others contradict is not worth its files.
         self.compare(batch).await?;
         if !batch.dead_letters.is_empty() && !written.letters_durable {
@@ -205,10 +183,11 @@ impl Flusher {
         offsets.into_iter().map(swap).collect()
     }
 
-    /// Commits on top of a version whose rows are all known, and contradict none of the batch.
-    async fn commit_events(&self, batch: &Batch, change: Change) -> Result<(), Failure> {
+    /// Commits on top of a version whose rows are all known, and contradict none of the batch; gives how long that took.
+    async fn commit_events(&self, batch: &Batch, change: Change) -> Result<Duration, Failure> {
         if batch.identities.is_empty() {
-            return self.commit(&self.events, change).await.map(drop);
+            let started = Instant::now();
+            return self.commit(&self.events, change).await.map(|_| started.elapsed());
         }
         for _ in 0..MOVES_MAX {
             let started = Instant::now();
@@ -218,8 +197,7 @@ impl Flusher {
                 Err(failure) => return Err(failure),
                 Ok(version) => {
                     self.known.committed(&batch.identities, version);
-                    self.turn.store(started.elapsed());
-                    return Ok(());
+                    return Ok(started.elapsed());
                 }
             }
         }
@@ -254,6 +232,16 @@ impl Flusher {
             .iter()
             .filter(|letter| is_conflict(letter) || letter.record.offset >= stored(letter.record.kafka_partition))
             .collect();
+        // What lies below was written by an owner before us, as every owner decodes alike. One after us may have met a gap instead,
+        // and passed a record that it never saw: retention was faster.
+        let superseded = |partition: i32| {
+            Some(&head.next_offset(&claim_id(&self.identity, partition))) != batch.claims.get(&partition)
+        };
+        let below =
+            |letter: &&DeadLetter| !is_conflict(letter) && letter.record.offset < stored(letter.record.kafka_partition);
+        if batch.dead_letters.iter().filter(below).any(|letter| superseded(letter.record.kafka_partition)) {
+            return Err(Failure::Fenced);
+        }
         if fresh.is_empty() {
             return Ok(());
         }

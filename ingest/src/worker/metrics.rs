@@ -163,7 +163,7 @@ impl Metrics {
     /// A flush has ended; the first of its records was taken from the log at `since`.
     pub(crate) fn flushed(&self, outcome: &Outcome, since: Option<Instant>) {
         self.flushing_bytes.set(0);
-        if let (Outcome::Committed, Some(since)) = (outcome, since) {
+        if let (Outcome::Committed { .. }, Some(since)) = (outcome, since) {
             self.batch_age_seconds.observe(since.elapsed().as_secs_f64());
         }
     }

@@ -1,6 +1,10 @@
 //! The loop: takes records from the log, fills a buffer, flushes it when it is full or old.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use directory::Directory;
@@ -17,7 +21,7 @@ use super::{
     buffer::EventBuffer,
     claims::Claim,
     door::KeyRing,
-    flush::{BACK_OFF_MAX, Batch, Flusher, Outcome, Span, Target, Turn, is_conflict},
+    flush::{BACK_OFF_MAX, Batch, Flusher, Outcome, Span, Target, is_conflict},
     intake::{Filling, first_offsets},
     known::{Identities, Known},
     metrics::Metrics,
@@ -82,6 +86,8 @@ pub struct Worker {
     flushing: Option<JoinHandle<Outcome>>,
     /// When the last one ended.
     flushed: Option<Instant>,
+    /// How long it took from its last look at what others had committed to its own commit.
+    turn: Duration,
     /// How many partitions the log has.
     partitions_of_log: usize,
     /// What the events of the flush under way are known by.
@@ -123,21 +129,13 @@ impl Worker {
         Ok(Self {
             settings,
             log,
-            flusher: Flusher {
-                events,
-                dead_letters,
-                known,
-                identity,
-                topic: topic.to_owned(),
-                metrics,
-                shutdown,
-                turn: Turn::default(),
-            },
+            flusher: Flusher { events, dead_letters, known, identity, topic: topic.to_owned(), metrics, shutdown },
             positions: Arc::new(positions),
             partitions: BTreeMap::new(),
             filling: Filling::new(),
             flushing: None,
             flushed: None,
+            turn: Duration::ZERO,
             partitions_of_log: usize::MAX,
             in_flight: Arc::default(),
             held: Vec::new(),
@@ -279,7 +277,7 @@ impl Worker {
         if self.partitions.len() >= self.partitions_of_log {
             return Duration::ZERO;
         }
-        (self.flusher.turn.load() * TURNS_OF_OTHERS).min(OTHERS_TURN_MAX).max(least)
+        (self.turn * TURNS_OF_OTHERS).min(OTHERS_TURN_MAX).max(least)
     }
 
     fn flush_bytes(&self) -> usize {
@@ -376,14 +374,15 @@ impl Worker {
             return false;
         }
         let mut claims = BTreeMap::new();
-        for letter in filling.dead_letters.iter().filter(|letter| is_conflict(letter)) {
+        for letter in &filling.dead_letters {
             if let Some(position) = self.partitions.get(&letter.record.kafka_partition) {
                 claims.insert(letter.record.kafka_partition, position.claim.number);
             }
         }
-        for partition in claims.keys() {
+        let conflicts = filling.dead_letters.iter().filter(|letter| is_conflict(letter));
+        for partition in conflicts.map(|letter| letter.record.kafka_partition).collect::<BTreeSet<_>>() {
             // The commit of the conflicts moves the claim; where it fails for good, all is claimed anew.
-            self.partitions.entry(*partition).and_modify(|position| position.claim.number += 1);
+            self.partitions.entry(partition).and_modify(|position| position.claim.number += 1);
         }
         let (flusher, identities) = (self.flusher.clone(), Arc::new(std::mem::take(&mut filling.identities)));
         self.in_flight = identities.clone();
@@ -405,7 +404,8 @@ impl Worker {
         self.in_flight = Arc::default();
         self.flushed = Some(Instant::now());
         match outcome {
-            Outcome::Committed => {
+            Outcome::Committed { turn } => {
+                self.turn = turn;
                 let covered: BTreeMap<i32, i64> = self.partitions.iter().map(|(p, at)| (*p, at.covered)).collect();
                 if let Err(error) = consumer.commit_offsets(&covered).await {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the group's offsets were not written");

@@ -217,15 +217,20 @@ async fn f14_a_partition_that_stopped_is_started_anew() {
     Box::new(consumer).close().await.unwrap();
 }
 
+/// A member that has read 100 records, and one that has just joined.
+async fn one_and_a_newcomer(log: &KafkaLog, positions: &Arc<FixedPositions>) -> (CheckedConsumer, CheckedConsumer) {
+    log.append(records(0..100, 10)).await.unwrap();
+    let mut old = CheckedConsumer::join(log, positions).await;
+    read(&mut old, 100).await;
+    (old, CheckedConsumer::join(log, positions).await)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f30_partitions_are_given_up_when_the_worker_asks_for_more() {
     let (_cluster, settings) = cluster(2);
     let log = KafkaLog::open(&settings).unwrap();
-    log.append(records(0..100, 10)).await.unwrap();
     let positions = FixedPositions::new(BTreeMap::new());
-    let mut old = CheckedConsumer::join(&log, &positions).await;
-    read(&mut old, 100).await;
-    let mut new = CheckedConsumer::join(&log, &positions).await;
+    let (mut old, mut new) = one_and_a_newcomer(&log, &positions).await;
     let revoked = loop {
         if let Event::Revoked(partitions) = old.next(LIMIT).await.expect("a rebalance") {
             break partitions;
@@ -247,11 +252,8 @@ async fn f30_partitions_are_given_up_when_the_worker_asks_for_more() {
 async fn f15_a_worker_that_never_flushes_does_not_hold_up_the_group() {
     let (_cluster, settings) = cluster(2);
     let log = KafkaLog::open(&settings).unwrap();
-    log.append(records(0..100, 10)).await.unwrap();
     let positions = FixedPositions::new(BTreeMap::new());
-    let mut old = CheckedConsumer::join(&log, &positions).await;
-    read(&mut old, 100).await;
-    let mut new = CheckedConsumer::join(&log, &positions).await;
+    let (mut old, mut new) = one_and_a_newcomer(&log, &positions).await;
     assert!(
         matches!(new.next(Duration::from_secs(40)).await, Some(Event::Assigned(_))),
         "after a while it is given up"
