@@ -21,10 +21,13 @@ Examples:
   daybook status
   daybook status --format json
 
-For a table, `at` is its version; for rollup_daily, the version of events that it stands for, and `end` the newest; for a partition
-of the log, `at` is the first offset that is in no table yet, `end` the offset that the next record will get, and `lost` how many
-offsets the log no longer had when a worker came to them: to retention, or to a broker that was truncated.
-While a service runs on the embedded log, the log belongs to it and is left out here; /metrics tells of it.")]
+For a table, `at` is its version; for rollup_daily, the version of events that it stands for,
+and `end` the newest.
+For a partition of the log, `at` is the first offset that is in no table yet, `end` the offset
+that the next record will get, and `lost` how many offsets the log no longer had when a worker
+came to them: to retention, or to a broker that was truncated.
+While a service runs on the embedded log, the log belongs to it and is left out here;
+/metrics tells of it.")]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) output: Output,
