@@ -141,6 +141,13 @@ impl OrgCalendar {
         all.map(|days| (days.name.as_str(), days)).collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
+    /// Every way of counting days that is in use, each once.
+    pub(crate) fn ways(&self) -> Vec<&OrgDays> {
+        let all = self.orgs.values().chain([&self.default]);
+        let ways = all.map(|days| ((days.name.as_str(), days.allowed_lateness_hours), days));
+        ways.collect::<BTreeMap<_, _>>().into_values().collect()
+    }
+
     /// Changes, to all practical certainty, with any change of the calendar; never 0. The time zone database itself is not
     /// part of it: after an update of the database, days are compared with what it says when their events are next read.
     pub(crate) fn digest(&self, salt: i64) -> i64 {

@@ -13,7 +13,7 @@
 //! | `program`, `columns`, `accumulator` | measures compiled; a batch downcast; a row growing |
 //! | `walk` | the state machine; duplicates |
 //! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
-//! | `plan`, `run` | which files for which days; reading, writing, committing |
+//! | `scope`, `plan`, `run` | which days; which files for them; reading, writing, committing |
 //! | `serve`, `metrics`, `status` | the service |
 //!
 //! Invariants:
@@ -21,7 +21,8 @@
 //!    `watermark` and `computed_at` have a history.
 //! 2. NULL is not 0: a measure is null unless one of its families is instrumented: declared for the client, said by its
 //!    `telemetry.status`, or seen in the row.
-//! 3. Memory holds one person's rows, ties of one instant, the rows of the days in work, and some 40 bytes per person. Not the events.
+//! 3. Memory holds one person's rows, ties of one instant, the rows of the days in work, and some 60 bytes per person. Not the events.
+//! 4. A run costs what is new: it computes the days that new events touch, and what it gives is what computing all days would.
 
 mod accumulator;
 mod calendar;
@@ -34,6 +35,7 @@ mod progress;
 mod revise;
 mod rows;
 mod run;
+mod scope;
 mod serve;
 mod status;
 #[cfg(test)]
@@ -43,7 +45,7 @@ mod walk;
 pub use calendar::{DEFAULT_ALLOWED_LATENESS_HOURS, OrgCalendar, OrgDays};
 pub use metrics::Metrics;
 pub use progress::{Progress, RunReport};
-pub use run::run;
+pub use run::{Memory, Rebuild, rebuild, refresh, run, verify};
 pub use serve::{Calendars, Settings, serve};
 pub use status::{Status, status};
 

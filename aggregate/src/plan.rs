@@ -29,11 +29,16 @@ pub(crate) struct Pass {
     pub(crate) to_us: i64,
 }
 
-/// The passes over `files` (number of files by UTC date), in order of date. Each day that may have events is in exactly one.
+/// The passes over `files` (number of files by UTC date), in order of date. Each day that may have events is in exactly one; of those
+/// days, `wanted` are computed, or all.
 ///
 /// # Errors
 /// Where a date is outside the years that we know.
-pub(crate) fn passes(files: &BTreeMap<Date, usize>, calendar: &OrgCalendar) -> Result<Vec<Pass>> {
+pub(crate) fn passes(
+    files: &BTreeMap<Date, usize>,
+    calendar: &OrgCalendar,
+    wanted: Option<&BTreeSet<Date>>,
+) -> Result<Vec<Pass>> {
     let zones = calendar.zones();
     let utc = OrgDays::default();
     let mut sources: BTreeMap<Date, BTreeSet<Date>> = BTreeMap::new();
@@ -47,14 +52,15 @@ pub(crate) fn passes(files: &BTreeMap<Date, usize>, calendar: &OrgCalendar) -> R
             let last = zone.date_of(end - 1).ok_or_else(outside)?;
             let mut day = zone.date_of(start).ok_or_else(outside)?;
             while day <= last {
-                if zone.start_us(day) < zone.start_us(next(day)) {
+                if wanted.is_none_or(|wanted| wanted.contains(&day)) && zone.start_us(day) < zone.start_us(next(day)) {
                     sources.entry(day).or_default().insert(*date);
                 }
                 day = next(day);
             }
         }
     }
-    let shared = sources.values().any(|dates| dates.len() > 1) || sources.len() > files.len();
+    let dates: BTreeSet<&Date> = sources.values().flatten().collect();
+    let shared = sources.values().any(|dates| dates.len() > 1) || sources.len() > dates.len();
     // At least two passes, so that two may run at once.
     let width = if shared { sources.len().div_ceil(2).clamp(1, PASS_DAYS_MAX) } else { 1 };
     let mut passes: Vec<Pass> = Vec::new();

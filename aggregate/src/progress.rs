@@ -41,17 +41,22 @@ pub struct RunReport {
     pub rows_removed: u64,
     /// Rows that became final as they were.
     pub rows_finalised: u64,
-    /// Distinct events counted; 0 where nothing was new.
+    /// Distinct events of the days computed; 0 where nothing was new.
     pub events: u64,
-    /// Further copies of the same events.
+    /// Further copies of the same events, on the days computed.
     pub duplicates_removed: u64,
-    /// People with an event.
+    /// People with an event, on any day.
     pub people: u64,
     /// Values that did not fit their column and were cut to the greatest that does.
     pub saturated: u64,
     /// Tries until the commit landed; more than 1 where another aggregator was faster.
     pub attempts: usize,
     /// Wall time, where the caller measured it and put it here: a run reads no clock.
-    #[serde(skip)]
+    #[serde(rename = "seconds", serialize_with = "seconds")]
     pub elapsed: Option<Duration>,
+}
+
+/// Seconds with three places.
+fn seconds<S: serde::Serializer>(elapsed: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    elapsed.map(|elapsed| (elapsed.as_secs_f64() * 1000.0).round() / 1000.0).serialize(serializer)
 }

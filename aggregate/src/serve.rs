@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Metrics, OrgCalendar, Result, run};
+use crate::{Error, Memory, Metrics, OrgCalendar, Result, refresh};
 
 /// How the aggregator works.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +67,7 @@ pub async fn serve(
     }
     let mut ticks = tokio::time::interval(settings.interval.unsigned_abs());
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut memory = Memory::default();
     loop {
         tokio::select! {
             biased;
@@ -77,7 +78,7 @@ pub async fn serve(
         let outcome = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            outcome = once(&lake, calendars.as_ref(), clock()) => outcome,
+            outcome = once(&lake, calendars.as_ref(), clock(), &mut memory) => outcome,
         };
         match outcome {
             Ok(report) => {
@@ -85,6 +86,7 @@ pub async fn serve(
                 if report.table_version.is_some() {
                     tracing::info!(
                         events_version = report.events_version,
+                        days_read = report.days_read,
                         days_changed = report.days_changed,
                         rows = report.rows,
                         events = report.events,
@@ -102,7 +104,7 @@ pub async fn serve(
     }
 }
 
-async fn once(lake: &Lake, calendars: &dyn Calendars, now: Timestamp) -> Result<crate::RunReport> {
+async fn once(lake: &Lake, calendars: &dyn Calendars, now: Timestamp, memory: &mut Memory) -> Result<crate::RunReport> {
     let calendar = calendars.calendar().await.map_err(Error::Calendar)?;
-    run(lake, &calendar, now, &()).await
+    refresh(lake, &calendar, now, &(), memory).await
 }

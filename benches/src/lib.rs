@@ -18,6 +18,8 @@ use std::{
     sync::Arc,
 };
 
+use aggregate::{OrgCalendar, OrgDays};
+use daybook::generate::{Generated, ORGANISATIONS};
 use e2e::activity;
 use ingest::{
     log::{EmbeddedLog, EmbeddedSettings},
@@ -64,30 +66,59 @@ pub fn percentile(values: &[f64], of: f64) -> f64 {
     sorted[((sorted.len() as f64 * of).ceil() as usize).clamp(1, sorted.len()) - 1]
 }
 
-/// Puts `events` through an embedded log and a worker into the lake at `url`.
+/// A lake that fills up through an embedded log and a worker.
+pub struct Filling {
+    log: Arc<EmbeddedLog>,
+    lake: Lake,
+}
+
+impl Filling {
+    /// The lake at `url`, with its log in `folder`.
+    ///
+    /// # Panics
+    /// Where a part does not do its work.
+    #[must_use]
+    pub fn new(url: &str, folder: &Path) -> Self {
+        let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
+        let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
+        let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
+        Self { log, lake: Lake::open(url, &[]).expect("a folder is a lake") }
+    }
+
+    /// Puts records through, until they are in the table.
+    ///
+    /// # Panics
+    /// Where a part does not do its work.
+    pub async fn put(&self, records: impl Iterator<Item = Generated>) {
+        activity::append(self.log.as_ref(), records).await.expect("the log takes it");
+        let (registry, log) = (prometheus::Registry::new(), self.log.clone());
+        let worker = Worker::new(Settings::default(), self.lake.clone(), log, "bench", &registry).await;
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(worker.expect("tables open").run(stop.clone()));
+        loop {
+            let progress = progress(&self.lake, self.log.as_ref()).await.expect("table and log can be read");
+            if progress.iter().all(|partition| partition.next_offset >= partition.high_watermark) {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        stop.cancel();
+        running.await.expect("the worker does not panic").expect("the worker stops cleanly");
+    }
+}
+
+/// Generated organisations and their zones, for the aggregator.
 ///
 /// # Panics
-/// Where a part does not do its work.
-pub async fn fill(url: &str, folder: &Path, events: u64) {
-    let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
-    let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
-    let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
-    activity::append(log.as_ref(), activity::generator(events)).await.expect("the log takes it");
-    let lake = Lake::open(url, &[]).expect("a folder is a lake");
-    let registry = prometheus::Registry::new();
-    let worker =
-        Worker::new(Settings::default(), lake.clone(), log.clone(), "bench", &registry).await.expect("tables open");
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(worker.run(stop.clone()));
-    loop {
-        let progress = progress(&lake, log.as_ref()).await.expect("table and log can be read");
-        if progress.iter().all(|partition| partition.next_offset >= partition.high_watermark) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+/// Never: the zones are known.
+#[must_use]
+pub fn calendar() -> OrgCalendar {
+    let days = |zone: &str| OrgDays::new(zone, 48).expect("the zone is known");
+    let mut calendar = OrgCalendar::new(days("UTC"));
+    for org in ORGANISATIONS {
+        calendar.set(&org.id.parse().expect("an id"), days(org.time_zone));
     }
-    stop.cancel();
-    running.await.expect("the worker does not panic").expect("the worker stops cleanly");
+    calendar
 }
 
 /// Prints one line per program and the ratios, and writes the file.

@@ -246,10 +246,36 @@ pub(crate) struct RollupArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RollupCommand {
-    /// Read the events and write the days that changed; running it again changes nothing
+    /// Read what is new and write the days that changed; running it again changes nothing
     Run(Output),
     /// Show how far the rollup is behind the events
     Status(Output),
+    /// Compute days again from the events, all or some, and write what comes out otherwise
+    Rebuild(RebuildArgs),
+    /// Compute all days again from the events and compare; exit code 3 where the table says something else
+    Verify(Output),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  daybook rollup rebuild --dry-run              say what a rebuild of all days would change
+  daybook rollup rebuild --from 2026-05-01      from that day on
+  daybook rollup rebuild --from 2026-05-01 --to 2026-05-01
+
+A row that changes gets a new revision; a final one becomes restated.")]
+pub(crate) struct RebuildArgs {
+    /// First day [default: the first there is]
+    #[arg(long, value_name = "DATE")]
+    pub(crate) from: Option<jiff::civil::Date>,
+    /// Last day [default: the last there is]
+    #[arg(long, value_name = "DATE")]
+    pub(crate) to: Option<jiff::civil::Date>,
+    /// Say what would change, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -98,6 +98,11 @@ impl Entry {
         self.new_rows().next().is_some()
     }
 
+    /// True where it takes rows away.
+    pub(crate) fn removes_rows(&self) -> bool {
+        self.each("remove").any(|remove| remove["dataChange"].as_bool() != Some(false))
+    }
+
     /// True where it changes metadata or protocol.
     pub(crate) fn redefines(&self) -> bool {
         self.each("metaData").chain(self.each("protocol")).next().is_some()

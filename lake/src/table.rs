@@ -82,6 +82,15 @@ pub struct Snapshot {
     rest: State,
 }
 
+/// What some versions did to the rows of a table.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct News {
+    /// Files that brought new rows. Some may have been merged into others since.
+    pub added: Vec<DataFile>,
+    /// Rows that were there are gone.
+    pub rows_removed: bool,
+}
+
 impl Snapshot {
     fn new(table: &Table, mut state: State) -> Self {
         let files = state.files.take().unwrap_or_default().into_values();
@@ -160,22 +169,21 @@ impl Table {
         Ok(moved)
     }
 
-    /// Files that the versions from `after` (exclusive) to `up_to` (inclusive) brought new rows in; compaction brings none.
+    /// What the versions from `after` (exclusive) to `up_to` (inclusive) did to the table's rows; compaction does nothing to them.
     /// `None` where the log no longer holds all of these versions: only a snapshot tells then.
     ///
     /// # Errors
     /// Where the log cannot be read.
-    pub async fn added(&self, after: i64, up_to: i64) -> Result<Option<Vec<DataFile>>> {
+    pub async fn news(&self, after: i64, up_to: i64) -> Result<Option<News>> {
         let entries = (after + 1..=up_to).map(|version| async move { (version, self.entry(version).await) });
         let mut entries = futures::stream::iter(entries).buffered(FETCHED_AHEAD_MAX);
-        let mut files = Vec::new();
+        let mut news = News::default();
         while let Some((version, entry)) = entries.next().await {
-            match entry? {
-                Some(entry) => files.extend(entry.added(self, version)?),
-                None => return Ok(None),
-            }
+            let Some(entry) = entry? else { return Ok(None) };
+            news.added.extend(entry.added(self, version)?);
+            news.rows_removed |= entry.removes_rows();
         }
-        Ok(Some(files))
+        Ok(Some(news))
     }
 
     /// The newest version with its files.

@@ -3,6 +3,7 @@
 
 mod calendar;
 mod naive;
+mod refresh;
 mod table;
 mod walk;
 
@@ -13,9 +14,13 @@ use arrow::{
         ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch,
         StringArray, TimestampMicrosecondArray,
     },
+    compute::concat_batches,
     util::display::{ArrayFormatter, FormatOptions},
 };
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt as _;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use lake::Lake;
 use schemas::{ColumnType, EVENTS, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
 
 use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, rows::Day, walk::Walk};
@@ -132,7 +137,7 @@ fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u
         *files.entry(utc_date(event)).or_insert(0) += 1;
     }
     let (mut rows, mut saturated, mut people) = (Rows::new(), 0, People::default());
-    for pass in passes(&files, calendar).expect("dates of our years") {
+    for pass in passes(&files, calendar, None).expect("dates of our years") {
         let mut read: Vec<Ev> =
             events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
         sort(&mut read);
@@ -142,7 +147,7 @@ fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u
         }
         for mut day in walk.finish() {
             saturated += day.saturated;
-            people.apply(&mut day);
+            assert!(!people.apply(&mut day, None), "no day is left out");
             assert_sorted(&day);
             rows_of(&day.batch(), &day.date.to_string(), &mut rows);
         }
@@ -179,6 +184,22 @@ fn rows_of(batch: &RecordBatch, date: &str, rows: &mut Rows) {
         let before = rows.insert(key.clone(), others.collect());
         assert!(before.is_none(), "one row per key, {key:?}");
     }
+}
+
+/// The table's rows.
+async fn rows_of_table(lake: &Lake) -> Rows {
+    let snapshot = lake.table(&ROLLUP_DAILY).snapshot().await.expect("the table is there");
+    let schema = (ROLLUP_DAILY.schema)();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut rows = Rows::new();
+    for file in &snapshot.files {
+        let stream = snapshot.sorted_scan(&SessionContext::new(), vec![file.clone()], &names, vec![]).expect("a scan");
+        let schema = stream.schema();
+        let batches: Vec<_> = stream.try_collect().await.expect("the store works");
+        let date = file.partition_value.expect("the table is partitioned").to_string();
+        rows_of(&concat_batches(&schema, &batches).expect("one schema"), &date, &mut rows);
+    }
+    rows
 }
 
 /// Compares every column of `expected`, and names the first difference.

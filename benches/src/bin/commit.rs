@@ -8,8 +8,9 @@ use std::{
     time::Instant,
 };
 
-use benches::{Options, fill, median, percentile, report};
+use benches::{Filling, Options, median, percentile, report};
 use clap::Parser;
+use e2e::activity;
 use lake::{Change, DataFile, Head, Lake, Swap, Table, maintain};
 use schemas::EVENTS;
 use serde_json::json;
@@ -92,7 +93,7 @@ struct Writer {
 impl Writer {
     async fn new(folder: &Path) -> Self {
         let url = folder.join("lake").display().to_string();
-        fill(&url, folder, 1_000).await;
+        Filling::new(&url, folder).put(activity::generator(1_000)).await;
         let lake = Lake::open(&url, &[]).expect("a folder is a lake");
         let table = lake.table(&EVENTS);
         let file = table.snapshot().await.expect("readable").files.swap_remove(0);

@@ -7,10 +7,8 @@
 
 use std::time::Instant;
 
-use aggregate::{OrgCalendar, OrgDays};
-use benches::{Options, fill, median, report};
+use benches::{Filling, Options, calendar, median, report};
 use clap::Parser;
-use daybook::generate::ORGANISATIONS;
 use e2e::activity;
 use lake::Lake;
 use serde_json::json;
@@ -23,7 +21,7 @@ fn main() {
     let url = folder.path().join("lake").display().to_string();
     let zones = folder.path().join("zones.json");
     std::fs::write(&zones, activity::zones().to_string()).expect("the folder can be written");
-    runtime.block_on(fill(&url, folder.path(), options.events));
+    runtime.block_on(Filling::new(&url, folder.path()).put(activity::generator(options.events)));
     let lake = Lake::open(&url, &[]).expect("a folder is a lake");
     let clients = e2e::folder().join("../schemas/clients.json").display().to_string();
     let zones = zones.display().to_string();
@@ -54,14 +52,4 @@ fn main() {
     });
     let programs: [(&str, &[f64]); 2] = [("daybook", &ours), ("duckdb", &peers)];
     report("rollup", &programs, ratios, detail, options.json.as_deref());
-}
-
-/// Organisations and their zones, for the aggregator.
-fn calendar() -> OrgCalendar {
-    let days = |zone: &str| OrgDays::new(zone, 48).expect("the zone is known");
-    let mut calendar = OrgCalendar::new(days("UTC"));
-    for org in ORGANISATIONS {
-        calendar.set(&org.id.parse().expect("an id"), days(org.time_zone));
-    }
-    calendar
 }

@@ -1,14 +1,14 @@
 //! `daybook rollup`.
 
-use aggregate::Progress;
+use aggregate::{OrgCalendar, Progress, Rebuild, RunReport};
 use indicatif::ProgressBar;
 use jiff::{Timestamp, civil::Date};
 use serde_json::{Map, Value, json};
 
 use crate::{
     args::{OutputFormat, RollupArgs, RollupCommand},
-    config::Sources,
-    fault::{During as _, Result},
+    config::{Config, Sources},
+    fault::{During as _, Fault, Result},
     output, parts,
 };
 
@@ -17,15 +17,30 @@ pub(crate) async fn run(args: &RollupArgs, sources: &Sources, now: Timestamp) ->
     let lake = parts::lake(&config)?;
     match &args.command {
         RollupCommand::Run(output) => {
-            let calendar = parts::calendar(&parts::directory(&config).await?).await?;
-            let bar = Bar(output::bar(0, "days", true));
-            let started = std::time::Instant::now();
-            let mut report = aggregate::run(&lake, &calendar, now, &bar).await.during("the rollup failed")?;
-            bar.0.finish_and_clear();
-            report.elapsed = Some(started.elapsed());
-            let mut fields = fields(&report)?;
-            fields.insert("seconds".to_owned(), json!((started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0));
-            print(fields, output.format)
+            let calendar = calendar(&config).await?;
+            let report = timed(async |bar| aggregate::run(&lake, &calendar, now, bar).await).await?;
+            print(fields(&report)?, output.format)
+        }
+        RollupCommand::Rebuild(args) => {
+            if args.from.zip(args.to).is_some_and(|(from, to)| from > to) {
+                return Err(Fault::usage("--from is later than --to").help("give the earlier day first"));
+            }
+            let calendar = calendar(&config).await?;
+            let rebuild = Rebuild { from: args.from, to: args.to, dry_run: args.dry_run };
+            let report = timed(async |bar| aggregate::rebuild(&lake, &calendar, now, bar, &rebuild).await).await?;
+            print(fields(&report)?, args.output.format)
+        }
+        RollupCommand::Verify(output) => {
+            let calendar = calendar(&config).await?;
+            let report = timed(async |bar| aggregate::verify(&lake, &calendar, now, bar).await).await?;
+            print(fields(&report)?, output.format)?;
+            let differ = report.rows_added + report.rows_changed + report.rows_removed;
+            if differ == 0 {
+                return Ok(());
+            }
+            let days = report.days_changed;
+            Err(Fault::refused(format!("{differ} rows of {days} days differ from what the events say"))
+                .help("`daybook rollup rebuild` mends them; keep the table's log, it tells who wrote what"))
         }
         RollupCommand::Status(output) => {
             let status = aggregate::status(&lake).await.during("cannot read the tables")?;
@@ -34,6 +49,19 @@ pub(crate) async fn run(args: &RollupArgs, sources: &Sources, now: Timestamp) ->
             print(fields, output.format)
         }
     }
+}
+
+async fn calendar(config: &Config) -> Result<OrgCalendar> {
+    parts::calendar(&parts::directory(config).await?).await
+}
+
+/// Runs with a bar and a watch.
+async fn timed(work: impl AsyncFnOnce(&Bar) -> aggregate::Result<RunReport>) -> Result<RunReport> {
+    let bar = Bar(output::bar(0, "days", true));
+    let started = std::time::Instant::now();
+    let report = work(&bar).await.during("the rollup failed")?;
+    bar.0.finish_and_clear();
+    Ok(RunReport { elapsed: Some(started.elapsed()), ..report })
 }
 
 fn fields(of: &impl serde::Serialize) -> Result<Map<String, Value>> {

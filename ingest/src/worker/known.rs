@@ -147,9 +147,9 @@ impl Known {
             }
             // A step at a time: where the store fails in between, what was taken in is not asked for again.
             let next = version.min(known + CAUGHT_UP_AT_ONCE);
-            match self.table.added(known, next).await? {
-                Some(files) => {
-                    self.take_in(files).await?;
+            match self.table.news(known, next).await? {
+                Some(news) => {
+                    self.take_in(news.added).await?;
                     self.lock().version = next;
                 }
                 // The log was cleaned up behind us.

@@ -19,7 +19,7 @@ use proptest::prelude::*;
 use schemas::{DEAD_LETTERS, EVENTS};
 
 use crate::{
-    Change, CommitError, Head, Lake, Swap, Table,
+    Change, CommitError, Head, Lake, News, Swap, Table,
     testing::{Fault, FaultyStore},
 };
 
@@ -94,15 +94,17 @@ async fn a_change_that_follows_one_version_follows_no_other() {
     let stale = table.commit(&mut other, after(0)).await;
     assert!(matches!(stale, Err(CommitError::Moved { version: 1 })), "{stale:?}");
     // What came between is what the writer has to look at; compaction and its like bring no rows.
-    let files = table.added(0, 1).await.expect("readable").expect("the log holds it");
+    let news = table.news(0, 1).await.expect("readable").expect("the log holds it");
+    assert!(!news.rows_removed);
+    let files = news.added;
     assert_eq!(files.iter().map(|file| file.rows).sum::<u64>(), 2);
     let mut ids = table.read(&SessionContext::new(), files, &["event_id", "log_offset"]).expect("a plan");
     let batch = ids.try_next().await.expect("readable").expect("rows");
     assert_eq!(batch.column(1).as_primitive::<Int64Type>().values().to_vec(), [0, 1]);
     let same = Change { data_change: false, ..after(1) };
     assert_eq!(table.commit(&mut other, same).await.expect("nothing came between"), 2);
-    assert_eq!(table.added(1, 2).await.expect("readable"), Some(vec![]));
-    assert_eq!(table.added(1, 3).await.expect("readable"), None);
+    assert_eq!(table.news(1, 2).await.expect("readable"), Some(News::default()));
+    assert_eq!(table.news(1, 3).await.expect("readable"), None);
     let again = Change { swaps: vec![swap("p2", 0, 1)], ..after(1) };
     assert_eq!(table.commit(&mut head, again).await.expect("version 2 brought no rows"), 3);
 }

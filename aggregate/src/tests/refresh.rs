@@ -1,0 +1,240 @@
+//! Runs that compute what is new, against runs that compute everything, against the plain recompute.
+
+use std::collections::BTreeMap;
+
+use jiff::civil::Date;
+use lake::{Change, DataFile, Lake};
+use proptest::prelude::*;
+use schemas::EVENTS;
+
+use super::{
+    Ev, Val, assert_same, batch, event, naive, rows_of_table, sort, t,
+    table::{HOUR, NOON, lake},
+    us, utc_date,
+};
+use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, run, verify};
+
+const ZONES: [&str; 4] = ["UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"];
+const KINDS: [&str; 5] =
+    ["prompt.submitted", "subscription.changed", "model.completed", "subscription.changed", "telemetry.status"];
+
+/// What happens between two runs.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Events: organisation, person, hour, kind, hours until recorded.
+    Events(Vec<(usize, usize, i64, usize, i64)>),
+    /// Some events that are there already, sent again.
+    Copies(usize),
+    /// Files of a date merged into one.
+    Compact,
+    /// A file with its rows taken away.
+    Erase(usize),
+    /// Another zone for the first organisation.
+    Zone(usize),
+    /// A new process.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let event = (0..2_usize, 0..3_usize, 0..144_i64, 0..KINDS.len(), prop_oneof![Just(0_i64), 0..100_i64]);
+    prop_oneof![
+        8 => prop::collection::vec(event, 1..6).prop_map(Step::Events),
+        1 => (1..4_usize).prop_map(Step::Copies),
+        2 => Just(Step::Compact),
+        1 => (0..8_usize).prop_map(Step::Erase),
+        1 => (0..ZONES.len()).prop_map(Step::Zone),
+        2 => Just(Step::Restart),
+    ]
+}
+
+/// A lake with `events`, and which events lie in which file.
+struct World {
+    lake: Lake,
+    files: Vec<(DataFile, Vec<Ev>)>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let lake = lake();
+        lake.table(&EVENTS).create_if_missing().await.expect("the store works");
+        Self { lake, files: Vec::new() }
+    }
+
+    async fn write(&self, events: &[Ev]) -> Vec<(DataFile, Vec<Ev>)> {
+        let mut days: BTreeMap<Date, Vec<Ev>> = BTreeMap::new();
+        for event in events {
+            days.entry(utc_date(event)).or_default().push(event.clone());
+        }
+        let mut files = Vec::new();
+        for (date, mut events) in days {
+            sort(&mut events);
+            let file = self.lake.table(&EVENTS).write_file(Some(date), &[batch(&events)]).await;
+            files.push((file.expect("the store works"), events));
+        }
+        files
+    }
+
+    async fn commit(&mut self, add: Vec<(DataFile, Vec<Ev>)>, remove: Vec<usize>, data_change: bool) {
+        let table = self.lake.table(&EVENTS);
+        let snapshot = table.snapshot().await.expect("the store works");
+        let active = |path: &str| snapshot.files.iter().find(|file| file.path == path).expect("it is active").clone();
+        let change = Change {
+            operation: "WRITE",
+            add: add.iter().map(|(file, _)| file.clone()).collect(),
+            remove: remove.iter().map(|index| active(&self.files[*index].0.path)).collect(),
+            data_change,
+            ..Change::default()
+        };
+        table.commit(&mut snapshot.head(), change).await.expect("the store works");
+        let mut index = 0;
+        self.files.retain(|_| {
+            index += 1;
+            !remove.contains(&(index - 1))
+        });
+        self.files.extend(add);
+    }
+
+    fn events(&self) -> Vec<Ev> {
+        self.files.iter().flat_map(|(_, events)| events.clone()).collect()
+    }
+
+    async fn step(&mut self, step: &Step, ids: &mut i64) {
+        match step {
+            Step::Events(events) => {
+                let fresh: Vec<Ev> = events
+                    .iter()
+                    .map(|(org, user, hour, kind, late)| {
+                        *ids += 1;
+                        let time = us(NOON) + hour * HOUR;
+                        let more = [
+                            ("recorded_time", Val::I(time + late * HOUR)),
+                            ("product", t("kiro")),
+                            ("tier", Val::T(format!("tier {}", *ids % 3))),
+                            ("status", t("success")),
+                            ("input_tokens", Val::I(*ids)),
+                            ("reports", t("prompt,model")),
+                        ];
+                        event(["acme", "beta"][*org], &format!("user {user}"), time, *ids, KINDS[*kind], &more)
+                    })
+                    .collect();
+                let files = self.write(&fresh).await;
+                self.commit(files, vec![], true).await;
+            }
+            Step::Copies(count) => {
+                let copies: Vec<Ev> = self.events().into_iter().take(*count).collect();
+                let files = self.write(&copies).await;
+                self.commit(files, vec![], true).await;
+            }
+            Step::Compact => {
+                let files = self.write(&self.events()).await;
+                let all = (0..self.files.len()).collect();
+                self.commit(files, all, false).await;
+            }
+            Step::Erase(index) if *index < self.files.len() => self.commit(vec![], vec![*index], true).await,
+            Step::Erase(_) | Step::Zone(_) | Step::Restart => {}
+        }
+    }
+}
+
+async fn plays_out(steps: &[Step]) {
+    let (mut world, mut twin) = (World::new().await, World::new().await);
+    let (mut memory, mut zone, mut ids, mut twin_ids) = (Memory::default(), "UTC", 0, 0);
+    for (number, step) in steps.iter().enumerate() {
+        world.step(step, &mut ids).await;
+        twin.step(step, &mut twin_ids).await;
+        match step {
+            Step::Zone(index) => zone = ZONES[*index],
+            Step::Restart => memory = Memory::default(),
+            _ => {}
+        }
+        let calendar =
+            OrgCalendar::default().with(&"acme".parse().expect("an id"), OrgDays::new(zone, 48).expect("a zone"));
+        let now = jiff::Timestamp::from_microsecond(us(NOON) + number as i64 * HOUR).expect("a time");
+        let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+        rebuild(&twin.lake, &calendar, now, &(), &Rebuild::default()).await.expect("the store works");
+        let rows = rows_of_table(&world.lake).await;
+        assert_same(&rows, &naive::rollup(&world.events(), &naive::Zones::from([("acme".into(), zone.into())])));
+        assert_eq!(rows, rows_of_table(&twin.lake).await, "with its history");
+        let people: std::collections::BTreeSet<_> = rows.keys().map(|key| (&key.0, &key.2)).collect();
+        assert_eq!(report.rows, rows.len() as u64);
+        if report.table_version.is_some() {
+            assert_eq!(report.people, people.len() as u64);
+        }
+    }
+}
+
+proptest! {
+    // On demand: PROPTEST_CASES=50000.
+    #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
+    ) })]
+    #[test]
+    fn a_run_over_what_is_new_is_a_run_over_everything(steps in prop::collection::vec(step(), 1..10)) {
+        tokio::runtime::Runtime::new().expect("a runtime").block_on(plays_out(&steps));
+    }
+}
+
+fn plan(user: &str, hours: i64, id: i64) -> Ev {
+    let more = [("tier", Val::T(format!("tier {id}"))), ("product", t("kiro"))];
+    event("acme", user, us(NOON) + hours * HOUR, id, "subscription.changed", &more)
+}
+
+fn prompt(user: &str, hours: i64, id: i64) -> Ev {
+    event("acme", user, us(NOON) + hours * HOUR, id, "prompt.submitted", &[("product", t("kiro"))])
+}
+
+#[tokio::test]
+async fn it_costs_the_days_that_are_touched() {
+    let (mut world, calendar) = (World::new().await, OrgCalendar::default());
+    let mut memory = Memory::default();
+    let mut days_read = async |world: &mut World, events: &[Ev]| {
+        let files = world.write(events).await;
+        world.commit(files, vec![], true).await;
+        let now = NOON.parse().expect("a time");
+        let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+        assert_same(&rows_of_table(&world.lake).await, &naive::rollup(&world.events(), &naive::Zones::new()));
+        report.days_read
+    };
+    let first: Vec<Ev> = (0..10).map(|day| prompt("ada", 24 * day, day)).collect();
+    assert_eq!(days_read(&mut world, &first).await, 10);
+    assert_eq!(days_read(&mut world, &[prompt("ada", 216, 20)]).await, 1, "an event of today");
+    assert_eq!(days_read(&mut world, &[prompt("ada", 48, 21)]).await, 1, "a late one");
+    assert_eq!(days_read(&mut world, &[prompt("bob", 216, 22)]).await, 1, "a new person");
+    assert_eq!(days_read(&mut world, &[plan("ada", 216, 23)]).await, 1, "a plan of today");
+    assert_eq!(days_read(&mut world, &[plan("ada", 168, 24)]).await, 3, "a late plan: the days after it too");
+    assert_eq!(days_read(&mut world, &[prompt("bob", 192, 25)]).await, 2, "an earlier first day");
+    assert_eq!(days_read(&mut world, &[prompt("cid", 24, 26)]).await, 1, "someone without later days");
+}
+
+#[tokio::test]
+async fn a_rebuild_mends_and_verify_tells() {
+    let (mut world, calendar) = (World::new().await, OrgCalendar::default());
+    let now = NOON.parse().expect("a time");
+    let events: Vec<Ev> = (0..4).map(|day| prompt("ada", 24 * day, day)).chain([plan("ada", 25, 9)]).collect();
+    let files = world.write(&events).await;
+    world.commit(files, vec![], true).await;
+    run(&world.lake, &calendar, now, &()).await.expect("the store works");
+    let differences = async |lake: &Lake| {
+        let report = verify(lake, &calendar, now, &()).await.expect("the store works");
+        assert_eq!(report.table_version, None, "it writes nothing");
+        (report.rows_added, report.rows_changed, report.rows_removed)
+    };
+    assert_eq!(differences(&world.lake).await, (0, 0, 0));
+
+    // A day of the rollup is lost, and nobody knows.
+    let table = world.lake.table(&schemas::rollup::ROLLUP_DAILY);
+    let snapshot = table.snapshot().await.expect("the store works");
+    let remove = vec![snapshot.files.iter().min_by_key(|file| file.partition_value).expect("files").clone()];
+    let change = Change { operation: "DELETE", remove, data_change: true, ..Change::default() };
+    table.commit(&mut snapshot.head(), change).await.expect("the store works");
+    assert_eq!(differences(&world.lake).await, (1, 0, 0));
+    let first = Some("2026-06-01".parse().expect("a date"));
+    let dry = Rebuild { from: first, to: first, dry_run: true };
+    let would = rebuild(&world.lake, &calendar, now, &(), &dry).await.expect("the store works");
+    assert_eq!((would.rows_added, would.table_version), (1, None));
+    assert_eq!(differences(&world.lake).await, (1, 0, 0), "a dry run mends nothing");
+    let wet = Rebuild { dry_run: false, ..dry };
+    let mended = rebuild(&world.lake, &calendar, now, &(), &wet).await.expect("the store works");
+    assert_eq!((mended.rows_added, mended.rows), (1, 4));
+    assert_eq!(differences(&world.lake).await, (0, 0, 0));
+}

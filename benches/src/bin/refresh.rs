@@ -1,0 +1,86 @@
+//! A refresh of the rollup after 1 % of new events, over the full rollup of the same table: by a process that goes on, and by one that
+//! starts anew. Each round computes everything, takes new events in, and refreshes; the result is then compared with a rollup of all.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a bench is an edge: it reads the clock and prints"
+)]
+
+use std::time::Instant;
+
+use aggregate::{Memory, Rebuild, RunReport, rebuild, refresh, run, verify};
+use benches::{Filling, Options, calendar, median, report};
+use clap::Parser;
+use daybook::generate::{Config, Generator};
+use jiff::{Timestamp, civil::Date};
+use lake::Lake;
+use serde_json::json;
+
+const DAYS: u32 = 30;
+/// Last day of the activity.
+const END: Date = Date::constant(2026, 3, 31);
+/// One in so many events is new.
+const SHARE: u64 = 100;
+
+fn main() {
+    let options = Options::parse();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("two threads");
+    runtime.block_on(measure(&options));
+}
+
+async fn measure(options: &Options) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let url = folder.path().join("lake").display().to_string();
+    let filling = Filling::new(&url, folder.path());
+    let lake = Lake::open(&url, &[]).expect("a folder is a lake");
+    let users = usize::try_from(options.events / 2_500).unwrap_or(usize::MAX).clamp(40, 20_000);
+    let config = Config { users, days: DAYS, ..Config::new(7, options.events, END) };
+    // Events come in the order of their arrival: what is new is the last day's, and what comes late.
+    let mut events = Generator::new(config).expect("the configuration is sound");
+    let delta = usize::try_from(options.events / SHARE).expect("a number of events");
+    // Each round takes new events in twice.
+    let rounds = options.runs + 1;
+    let first = usize::try_from(options.events).expect("a number of events") - 2 * rounds * delta;
+    filling.put(events.by_ref().take(first)).await;
+    let calendar = calendar();
+    let seconds = |since: Instant| since.elapsed().as_secs_f64();
+    let (mut full, mut warm, mut cold, mut last) = (Vec::new(), Vec::new(), Vec::new(), RunReport::default());
+    for round in 0..rounds {
+        drop(std::fs::remove_dir_all(folder.path().join("lake/rollup_daily")));
+        let mut memory = Memory::default();
+        let started = Instant::now();
+        refresh(&lake, &calendar, Timestamp::now(), &(), &mut memory).await.expect("it rolls up");
+        let full_seconds = seconds(started);
+        filling.put(events.by_ref().take(delta)).await;
+        let started = Instant::now();
+        last = refresh(&lake, &calendar, Timestamp::now(), &(), &mut memory).await.expect("it rolls up");
+        let warm_seconds = seconds(started);
+        filling.put(events.by_ref().take(delta)).await;
+        let started = Instant::now();
+        run(&lake, &calendar, Timestamp::now(), &()).await.expect("it rolls up");
+        if round > 0 {
+            full.push(full_seconds);
+            warm.push(warm_seconds);
+            cold.push(seconds(started));
+        }
+    }
+    let differences = verify(&lake, &calendar, Timestamp::now(), &()).await.expect("it can be read");
+    assert_eq!((differences.rows_added, differences.rows_changed, differences.rows_removed), (0, 0, 0));
+    let again = rebuild(&lake, &calendar, Timestamp::now(), &(), &Rebuild::default()).await.expect("it rolls up");
+    let ratios = json!({
+        "refresh_over_full": median(&warm) / median(&full),
+        "cold_refresh_over_full": median(&cold) / median(&full),
+    });
+    let detail = json!({
+        "events": options.events,
+        "users": users,
+        "days": DAYS,
+        "rollup_rows": again.rows,
+        "days_computed": last.days_read,
+        "events_read": last.events,
+        "full_events_per_s": again.events as f64 / median(&full),
+    });
+    let programs: [(&str, &[f64]); 3] = [("full", &full), ("refresh", &warm), ("refresh, new process", &cold)];
+    report("refresh", &programs, ratios, detail, options.json.as_deref());
+}
