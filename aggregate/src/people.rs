@@ -142,7 +142,7 @@ impl People {
 
     /// Adds the plan columns to the rows of a day. Every earlier day that is to be computed must have been applied before.
     ///
-    /// `next_left` is the first later date whose rows the run leaves as they are. True where one of them would come out otherwise: a
+    /// `next_left` is the first later date of which the run leaves rows as they are. True where one of them would come out otherwise: a
     /// person with rows that late has another first day now, or another plan.
     pub(crate) fn apply(&mut self, day: &mut Day, next_left: Option<Date>) -> bool {
         let rows = day.rows();

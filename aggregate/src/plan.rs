@@ -12,6 +12,7 @@ use lake::MERGED_FILES_MAX;
 use crate::{
     Error, Result,
     calendar::{OrgCalendar, OrgDays, next},
+    scope::{Days, Who},
 };
 
 /// Most days of one pass; as long as its files can be merged without a sort.
@@ -27,6 +28,8 @@ pub(crate) struct Pass {
     /// Bounds of all organisations' days together, half-open (µs).
     pub(crate) from_us: i64,
     pub(crate) to_us: i64,
+    /// Whose rows; where not everyone's, the pass is one day.
+    pub(crate) who: Who,
 }
 
 /// The passes over `files` (number of files by UTC date), in order of date. Each day that may have events is in exactly one; of those
@@ -37,7 +40,7 @@ pub(crate) struct Pass {
 pub(crate) fn passes(
     files: &BTreeMap<Date, usize>,
     calendar: &OrgCalendar,
-    wanted: Option<&BTreeSet<Date>>,
+    wanted: Option<&Days>,
 ) -> Result<Vec<Pass>> {
     let zones = calendar.zones();
     let utc = OrgDays::default();
@@ -52,7 +55,9 @@ pub(crate) fn passes(
             let last = zone.date_of(end - 1).ok_or_else(outside)?;
             let mut day = zone.date_of(start).ok_or_else(outside)?;
             while day <= last {
-                if wanted.is_none_or(|wanted| wanted.contains(&day)) && zone.start_us(day) < zone.start_us(next(day)) {
+                if wanted.is_none_or(|wanted| wanted.contains_key(&day))
+                    && zone.start_us(day) < zone.start_us(next(day))
+                {
                     sources.entry(day).or_default().insert(*date);
                 }
                 day = next(day);
@@ -67,7 +72,8 @@ pub(crate) fn passes(
     for (day, dates) in sources {
         let from_us = zones.iter().map(|zone| zone.start_us(day)).min().expect("there is a default zone");
         let to_us = zones.iter().map(|zone| zone.start_us(next(day))).max().expect("there is a default zone");
-        if let Some(pass) = passes.last_mut() {
+        let who = wanted.and_then(|wanted| wanted.get(&day)).cloned().unwrap_or(Who::Everyone);
+        if let Some(pass) = passes.last_mut().filter(|pass| pass.who == Who::Everyone && who == Who::Everyone) {
             let follows = pass.to_us >= from_us && nth(pass.first, pass.days) == day;
             let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
             if follows && pass.days < width && count <= MERGED_FILES_MAX {
@@ -77,7 +83,7 @@ pub(crate) fn passes(
                 continue;
             }
         }
-        passes.push(Pass { first: day, days: 1, utc_dates: dates, from_us, to_us });
+        passes.push(Pass { first: day, days: 1, utc_dates: dates, from_us, to_us, who });
     }
     Ok(passes)
 }

@@ -13,7 +13,8 @@
 //! | final, restated | another | revision + 1, restated |
 //! | any | gone | gone |
 //!
-//! Where nothing changed, nothing is written: a rollup run twice is a rollup run once.
+//! Where nothing changed, nothing is written: a rollup run twice is a rollup run once. Of a day computed for some people, the rows of all
+//! others stay as they are.
 
 use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
@@ -22,13 +23,13 @@ use arrow::{
         ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
         make_comparator,
     },
-    compute::{SortOptions, cast},
+    compute::{SortOptions, cast, interleave},
     datatypes::{Int64Type, TimestampMicrosecondType},
 };
 use jiff::Timestamp;
 use schemas::rollup::ROLLUP_DAILY;
 
-use crate::{Error, Result, rows::Day};
+use crate::{Error, Result, rows::Day, scope::Who};
 
 /// Columns that are a row's history.
 pub(crate) const HISTORY: [&str; 4] = ["state", "revision", "watermark", "computed_at"];
@@ -77,6 +78,7 @@ pub(crate) struct Revised {
 struct Standing {
     rows: usize,
     key: Vec<StringArray>,
+    user: StringArray,
     state: StringArray,
     revision: Int64Array,
     watermark: TimestampMicrosecondArray,
@@ -90,6 +92,7 @@ impl Standing {
         Ok(Self {
             rows: batch.num_rows(),
             key: ROLLUP_DAILY.sort_columns.iter().map(|name| text(name)).collect::<Result<_>>()?,
+            user: text("user_key")?,
             state: text("state")?,
             revision: column(batch, "revision")?.as_primitive::<Int64Type>().clone(),
             watermark: time("watermark")?,
@@ -112,7 +115,7 @@ fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
 ///
 /// # Errors
 /// Where `old` lacks a column of key or history, or is out of order.
-pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Timestamp) -> Result<Revised> {
+pub(crate) fn revise(day: &Day, who: &Who, old: &RecordBatch, watermark_us: i64, now: Timestamp) -> Result<Revised> {
     let standing = Standing::new(old)?;
     let content = day.batch();
     let key: Vec<StringArray> =
@@ -125,6 +128,19 @@ pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Times
     let mut changes = Changes::default();
     let (mut state, mut revision) = (Vec::with_capacity(day.rows()), Vec::with_capacity(day.rows()));
     let (mut watermark, mut computed_at) = (Vec::with_capacity(day.rows()), Vec::with_capacity(day.rows()));
+    let is_computed = |row: usize| match who {
+        Who::Everyone => true,
+        Who::These(people) => people.contains(standing.user.value(row)),
+    };
+    // Where each row of the outcome comes from: (0, row of the day) or (1, row of the table).
+    let mut sources = Vec::with_capacity(day.rows());
+    let pass_over = |row: usize, changes: &mut Changes, sources: &mut Vec<(usize, usize)>| {
+        if is_computed(row) {
+            changes.removed += 1;
+        } else {
+            sources.push((1, row));
+        }
+    };
     let mut next_old = 0;
     for row in 0..day.rows() {
         let found = loop {
@@ -136,12 +152,13 @@ pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Times
                 Ordering::Less => break None,
                 Ordering::Equal => break Some(next_old),
                 Ordering::Greater => {
-                    changes.removed += 1;
+                    pass_over(next_old, &mut changes, &mut sources);
                     next_old += 1;
                 }
             }
         };
         next_old += usize::from(found.is_some());
+        sources.push((0, row));
         let settled = watermark_us >= day.final_at[row];
         let fresh = if settled { FINAL } else { PROVISIONAL };
         let (next_state, next_revision, as_it_is) = match found {
@@ -169,7 +186,9 @@ pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Times
         watermark.push(row_watermark);
         computed_at.push(row_computed_at);
     }
-    changes.removed += (standing.rows - next_old) as u64;
+    for row in next_old..standing.rows {
+        pass_over(row, &mut changes, &mut sources);
+    }
     let times = |values: Vec<i64>| Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC")) as ArrayRef;
     let history: [ArrayRef; 4] = [
         Arc::new(StringArray::from(state)),
@@ -177,7 +196,20 @@ pub(crate) fn revise(day: &Day, old: &RecordBatch, watermark_us: i64, now: Times
         times(watermark),
         times(computed_at),
     ];
-    Ok(Revised { batch: assemble(&content, &history), changes })
+    let fresh = assemble(&content, &history);
+    let batch = if sources.len() == day.rows() { fresh } else { merge(&fresh, old, &sources)? };
+    Ok(Revised { batch, changes })
+}
+
+/// Rows of `fresh` (0) and of the table (1) as `sources` says, in the schema of `fresh`.
+fn merge(fresh: &RecordBatch, old: &RecordBatch, sources: &[(usize, usize)]) -> Result<RecordBatch> {
+    let columns = fresh.schema_ref().fields().iter().zip(fresh.columns()).map(|(field, new)| {
+        let before = column(old, field.name())?;
+        interleave(&[new.as_ref(), before.as_ref()], sources)
+            .map_err(|error| Error::Column { name: field.name().clone(), detail: error.to_string() })
+    });
+    let columns = columns.collect::<Result<_>>()?;
+    Ok(RecordBatch::try_new(fresh.schema(), columns).expect("columns of one length, of the schema's types"))
 }
 
 /// All columns of the table but the partition column, which lies in the path.

@@ -51,7 +51,7 @@ use crate::{
     program::Programs,
     revise::{Changes, revise},
     rows::Day,
-    scope::{Standing, days_between, days_to_compute},
+    scope::{Days, Standing, Who, days_between, what_is_new},
     walk::Walk,
 };
 
@@ -183,6 +183,8 @@ async fn attempts(
 /// What all passes share.
 struct Shared {
     context: SessionContext,
+    /// Reads the rows that filters want, and no others.
+    selective: SessionContext,
     events: Snapshot,
     calendar: OrgCalendar,
     programs: Programs,
@@ -216,21 +218,28 @@ async fn attempt_run(
         let rows = rows_of(&before.files);
         return Ok(RunReport { events_version: Some(events_version), rows, ..RunReport::default() });
     }
-    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let config = SessionConfig::new().with_target_partitions(1);
+    let selective = config.clone().set_bool("datafusion.execution.parquet.pushdown_filters", true);
+    let [context, selective] = [config, selective].map(SessionContext::new_with_config);
     lake.register_object_store(&context);
-    let watermark_us = watermark(&context, &events).await?.unwrap_or(i64::MIN);
+    lake.register_object_store(&selective);
     let stands_for = |app_id: String| before.txns.get(&app_id).copied();
     let (seen, seen_us) = (stands_for(events_app_id(&events.table_id)), stands_for(watermark_app_id(&events.table_id)));
-    let mut wanted = match (seen, seen_us) {
-        (Some(events_version), Some(watermark_us_then)) if swaps[1].expected == digest => {
-            let standing = Standing { events_version, watermark_us: watermark_us_then };
-            days_to_compute(&events_table, &events, &before, orgs, &standing, watermark_us).await?
+    let new = match (seen, seen_us) {
+        (Some(events_version), Some(watermark_us)) if swaps[1].expected == digest => {
+            let standing = Standing { events_version, watermark_us };
+            what_is_new(&events_table, &events, &before, orgs, &standing).await?
         }
         _ => None,
     };
+    let (mut wanted, watermark_us) = match new {
+        Some(new) => (Some(new.days), new.watermark_us),
+        None => (None, watermark(&context, &events).await?.unwrap_or(i64::MIN)),
+    };
     if let Some(rebuild) = rebuild {
         wanted = wanted.filter(|_| (&rebuild.from, &rebuild.to) != (&None, &None)).map(|mut wanted| {
-            wanted.extend(days_between(&before, &events, rebuild.from, rebuild.to));
+            let days = days_between(&before, &events, rebuild.from, rebuild.to);
+            wanted.extend(days.map(|date| (date, Who::Everyone)));
             wanted
         });
     }
@@ -243,7 +252,7 @@ async fn attempt_run(
         (Some(_), Some((id, version))) if id == before.table_id && version == before.version => remembered.people,
         (Some(_), _) => People::read(&rollup, &before).await?,
     };
-    let shared = Arc::new(Shared { context, events, calendar: orgs.clone(), programs: Programs::new() });
+    let shared = Arc::new(Shared { context, selective, events, calendar: orgs.clone(), programs: Programs::new() });
     let dry_run = rebuild.is_some_and(|rebuild| rebuild.dry_run);
     let work = Work { shared: &shared, rollup: &rollup, before: &before, watermark_us, now, dry_run };
     let Done { mut change, totals, report } = loop {
@@ -253,7 +262,7 @@ async fn attempt_run(
                 tracing::debug!(%date, "days after this one take something else from it now, and are computed too");
                 people.reset();
                 let later = before.files.iter().filter_map(|file| file.partition_value).filter(|later| *later > date);
-                wanted.get_or_insert_default().extend(later);
+                wanted.get_or_insert_default().extend(later.map(|date| (date, Who::Everyone)));
             }
         }
     };
@@ -335,11 +344,18 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
     };
     let files = shared.events.files.iter().filter(overlaps).cloned().collect();
     let time = |us: i64| lit(ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into())));
-    let filters: Vec<Expr> = vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
+    let mut filters: Vec<Expr> =
+        vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
+    let context = match &pass.who {
+        Who::Everyone => &shared.context,
+        Who::These(people) => {
+            filters.push(col("user_key").in_list(people.iter().map(|key| lit(key.as_str())).collect(), false));
+            &shared.selective
+        }
+    };
     let columns = shared.programs.scan_columns();
-    let mut stream =
-        shared.events.sorted_scan(&shared.context, files, &columns, filters).map_err(Error::table(&EVENTS))?;
-    let mut walk = Walk::new(&shared.programs, &shared.calendar, pass.first, pass.days);
+    let mut stream = shared.events.sorted_scan(context, files, &columns, filters).map_err(Error::table(&EVENTS))?;
+    let mut walk = Walk::new(&shared.programs, &shared.calendar, &pass.who, pass.first, pass.days);
     while let Some(batch) = stream.next().await {
         walk.push(&batch.map_err(Error::Scan)?)?;
         // A scan of a warm file never waits; let the other tasks of this thread have their turn.
@@ -376,21 +392,20 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// Computes the days in `wanted`, or all, in order of date, and compares them with the table.
-    async fn compute(
-        &self,
-        wanted: Option<&BTreeSet<Date>>,
-        people: &mut People,
-        progress: &dyn Progress,
-    ) -> Result<Computed> {
+    async fn compute(&self, wanted: Option<&Days>, people: &mut People, progress: &dyn Progress) -> Result<Computed> {
         let plan = passes(&files_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
         progress.planned(plan.iter().map(|pass| pass.days as u64).sum());
         let standing: BTreeSet<Date> = self.before.files.iter().filter_map(|file| file.partition_value).collect();
-        let left = wanted.map_or_else(BTreeSet::new, |wanted| standing.difference(wanted).copied().collect());
+        // Days with rows that stay as they are, for some people at least.
+        let is_left =
+            |date: &Date| wanted.is_some_and(|wanted| wanted.get(date).is_none_or(|who| *who != Who::Everyone));
+        let left: BTreeSet<Date> = standing.into_iter().filter(is_left).collect();
         let walks = futures::stream::iter(plan)
             .map(|pass| {
                 let shared = Arc::clone(self.shared);
+                let who = pass.who.clone();
                 let task = AbortOnDropHandle::new(tokio::spawn(async move { walk(&shared, pass).await }));
-                async move { task.await.map_err(|source| Error::Task { source })? }
+                async move { Ok((who, task.await.map_err(|source| Error::Task { source })??)) }
             })
             .buffered(PASSES_AT_ONCE);
         let mut walks = std::pin::pin!(walks);
@@ -400,7 +415,7 @@ impl Work<'_> {
             report: RunReport::default(),
         };
         let mut computed = BTreeSet::new();
-        while let Some(walked) = walks.try_next().await? {
+        while let Some((who, walked)) = walks.try_next().await? {
             for mut day in walked {
                 let date = day.date;
                 computed.insert(date);
@@ -412,7 +427,7 @@ impl Work<'_> {
                 done.report.events += day.events;
                 done.report.duplicates_removed += day.duplicates;
                 done.report.saturated += day.saturated;
-                let changes = self.settle(&day, &mut done.change).await?;
+                let changes = self.settle(&day, &who, &mut done.change).await?;
                 done.report.days_changed += u64::from(changes.any());
                 done.totals = done.totals + changes;
                 progress.day(date, changes.any());
@@ -430,14 +445,14 @@ impl Work<'_> {
     }
 
     /// Compares a day with the table and, where it changed, writes it and adds its files to `change`.
-    async fn settle(&self, day: &Day, change: &mut Change) -> Result<Changes> {
+    async fn settle(&self, day: &Day, who: &Who, change: &mut Change) -> Result<Changes> {
         let old_files: Vec<DataFile> =
             self.before.files.iter().filter(|file| file.partition_value == Some(day.date)).cloned().collect();
         if day.rows() == 0 && old_files.is_empty() {
             return Ok(Changes::default());
         }
         let old = self.standing(&old_files).await?;
-        let revised = revise(day, &old, self.watermark_us, self.now)?;
+        let revised = revise(day, who, &old, self.watermark_us, self.now)?;
         if !revised.changes.any() || self.dry_run {
             return Ok(revised.changes);
         }

@@ -9,9 +9,17 @@
 //! a day changed what a later one takes from it (first day, plan) ──► all days after it
 //! ```
 //!
-//! Days that may have changed are computed whole, from all of their events: exact whatever came, and as simple as a full run.
+//! Of a day that may have changed, the people are computed whom new events name, from all of their events of that day: exact whatever
+//! came, by the same code as a full run. Where these are many, and where a day becomes final, it is everyone.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    pin::pin,
+    sync::Arc,
+};
+
+use arrow::{array::AsArray, compute::cast, datatypes::DataType};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot, Table};
@@ -20,11 +28,27 @@ use schemas::EVENTS;
 use crate::{
     Error, Result,
     calendar::{OrgCalendar, OrgDays, YEARS, next},
+    columns::times,
 };
 
 /// Zones are at most this far from UTC (hours), with a day of repeated evening on top.
 const ZONES_APART_HOURS: i64 = 48;
 const HOUR_US: i64 = 3_600_000_000;
+/// More people than this are looked for by reading everyone.
+const PEOPLE_MAX: usize = 1_024;
+/// New files that are looked into at once.
+const READ_AT_ONCE: usize = 8;
+
+/// Whose rows of a day are computed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    Everyone,
+    /// People with these keys, in whichever organisation.
+    These(Arc<BTreeSet<String>>),
+}
+
+/// Days to compute.
+pub(crate) type Days = BTreeMap<Date, Who>;
 
 /// What the rollup stands for, as its table says.
 pub(crate) struct Standing {
@@ -34,24 +58,81 @@ pub(crate) struct Standing {
     pub(crate) watermark_us: i64,
 }
 
-/// The days of `rollup` (dates with rows) and `events` that may come out otherwise than they stand. `None`: all, whichever they are.
+/// What is new since a run.
+pub(crate) struct New {
+    /// Days that may come out otherwise than they stand.
+    pub(crate) days: Days,
+    /// Newest `recorded_time` of all events (µs).
+    pub(crate) watermark_us: i64,
+}
+
+/// What `events` has that `rollup` does not stand for. `None`: only computing everything tells.
 ///
 /// # Errors
-/// Where the log of `events` cannot be read.
-pub(crate) async fn days_to_compute(
+/// Where the log of `events` or a new file cannot be read.
+pub(crate) async fn what_is_new(
     table: &Table,
     events: &Snapshot,
     rollup: &Snapshot,
     calendar: &OrgCalendar,
     standing: &Standing,
-    watermark_us: i64,
-) -> Result<Option<BTreeSet<Date>>> {
+) -> Result<Option<New>> {
     let news = table.news(standing.events_version, events.version).await.map_err(Error::table(&EVENTS))?;
     let Some(news) = news.filter(|news| !news.rows_removed) else { return Ok(None) };
-    let mut days = touched(&news.added, calendar)?;
+    let mut new = New { days: Days::new(), watermark_us: standing.watermark_us };
+    let looks: Vec<_> = news.added.into_iter().map(|file| look_into(table, file).boxed()).collect();
+    let mut looks = futures::stream::iter(looks).buffered(READ_AT_ONCE);
+    while let Some((file, who, newest_us)) = looks.try_next().await? {
+        new.watermark_us = new.watermark_us.max(newest_us);
+        for day in touched(&file, calendar)? {
+            match new.days.entry(day) {
+                Entry::Vacant(fresh) => {
+                    fresh.insert(who.clone());
+                }
+                Entry::Occupied(mut known) => known.get_mut().add(&who),
+            }
+        }
+    }
     let dates: BTreeSet<Date> = rollup.files.iter().filter_map(|file| file.partition_value).collect();
-    days.extend(settling(dates, calendar, standing.watermark_us, watermark_us));
-    Ok(Some(days))
+    let settling = settling(dates, calendar, standing.watermark_us, new.watermark_us);
+    new.days.extend(settling.map(|date| (date, Who::Everyone)));
+    Ok(Some(new))
+}
+
+impl Who {
+    fn add(&mut self, others: &Self) {
+        match (&mut *self, others) {
+            (Self::These(these), Self::These(others)) if these.len() + others.len() <= PEOPLE_MAX => {
+                Arc::make_mut(these).extend(others.iter().cloned());
+            }
+            _ => *self = Self::Everyone,
+        }
+    }
+}
+
+/// Whose events a file holds, and the newest `recorded_time` among them.
+async fn look_into(table: &Table, file: DataFile) -> Result<(DataFile, Who, i64)> {
+    let mut batches = pin!(table.read_newest(vec![file.clone()], &["user_key", "recorded_time"]));
+    let (mut people, mut newest_us) = (BTreeSet::new(), i64::MIN);
+    while let Some(batch) = batches.try_next().await.map_err(Error::table(&EVENTS))? {
+        newest_us = times(&batch, "recorded_time")?.iter().copied().fold(newest_us, i64::max);
+        let wrong = |detail: String| Error::Column { name: "user_key".into(), detail };
+        let keys = batch.column_by_name("user_key").ok_or_else(|| wrong("is missing".into()))?;
+        let keys = cast(keys, &DataType::Utf8).map_err(|error| wrong(error.to_string()))?;
+        let mut last = None;
+        // Files are sorted: a person's rows mostly lie together.
+        for key in keys.as_string::<i32>().iter().flatten() {
+            if people.len() > PEOPLE_MAX {
+                break;
+            }
+            if last != Some(key) && !people.contains(key) {
+                people.insert(key.to_owned());
+            }
+            last = Some(key);
+        }
+    }
+    let who = if people.len() > PEOPLE_MAX { Who::Everyone } else { Who::These(Arc::new(people)) };
+    Ok((file, who, newest_us))
 }
 
 /// Days from `from` to `to` that have rows, or may have events.
@@ -70,25 +151,23 @@ pub(crate) fn days_between(
         .filter(move |date| from.is_none_or(|from| *date >= from) && to.is_none_or(|to| *date <= to))
 }
 
-/// Days that events of these files may lie in.
-fn touched(files: &[DataFile], calendar: &OrgCalendar) -> Result<BTreeSet<Date>> {
+/// Days that events of a file may lie in.
+fn touched(file: &DataFile, calendar: &OrgCalendar) -> Result<BTreeSet<Date>> {
     let (zones, utc) = (calendar.zones(), OrgDays::default());
     let mut days = BTreeSet::new();
-    for file in files {
-        let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
-        let outside = || Error::Date { date: date.to_string() };
-        if !YEARS.contains(&date.year()) {
-            return Err(outside());
-        }
-        let first_us = file.min_time_us("event_time").unwrap_or(i64::MIN).max(utc.start_us(date));
-        let last_us = file.max_time_us("event_time").unwrap_or(i64::MAX).min(utc.start_us(next(date)) - 1);
-        for zone in &zones {
-            let last = zone.date_of(last_us).ok_or_else(outside)?;
-            let mut day = zone.date_of(first_us).ok_or_else(outside)?;
-            while day <= last {
-                days.insert(day);
-                day = next(day);
-            }
+    let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
+    let outside = || Error::Date { date: date.to_string() };
+    if !YEARS.contains(&date.year()) {
+        return Err(outside());
+    }
+    let first_us = file.min_time_us("event_time").unwrap_or(i64::MIN).max(utc.start_us(date));
+    let last_us = file.max_time_us("event_time").unwrap_or(i64::MAX).min(utc.start_us(next(date)) - 1);
+    for zone in zones {
+        let last = zone.date_of(last_us).ok_or_else(outside)?;
+        let mut day = zone.date_of(first_us).ok_or_else(outside)?;
+        while day <= last {
+            days.insert(day);
+            day = next(day);
         }
     }
     Ok(days)

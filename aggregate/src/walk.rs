@@ -33,6 +33,7 @@ use crate::{
     columns::Columns,
     program::Programs,
     rows::{Day, DayBuilder, DayFacts, Plan},
+    scope::Who,
 };
 
 /// Product of events that name none.
@@ -48,6 +49,7 @@ type PlanOrder = (i64, i64, i32, i64);
 pub(crate) struct Walk<'a> {
     programs: &'a Programs,
     calendar: &'a OrgCalendar,
+    who: &'a Who,
     first: Date,
     builders: Vec<DayBuilder>,
     batches: u64,
@@ -56,6 +58,8 @@ pub(crate) struct Walk<'a> {
     started: bool,
     org: String,
     user: String,
+    /// Not one of `who`.
+    passed_over: bool,
     client_type: String,
     time: i64,
     days: &'a OrgDays,
@@ -82,18 +86,26 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A pass over `days` dates from `first` on.
-    pub(crate) fn new(programs: &'a Programs, calendar: &'a OrgCalendar, first: Date, days: usize) -> Self {
+    /// A pass over `days` dates from `first` on, that counts the events of `who`.
+    pub(crate) fn new(
+        programs: &'a Programs,
+        calendar: &'a OrgCalendar,
+        who: &'a Who,
+        first: Date,
+        days: usize,
+    ) -> Self {
         let dates = std::iter::successors(Some(first), |date| Some(calendar::next(*date)));
         Self {
             programs,
             calendar,
+            who,
             first,
             builders: dates.take(days).map(|date| DayBuilder::new(date, programs)).collect(),
             batches: 0,
             started: false,
             org: String::new(),
             user: String::new(),
+            passed_over: false,
             client_type: String::new(),
             time: i64::MIN,
             days: calendar.days(""),
@@ -135,7 +147,7 @@ impl<'a> Walk<'a> {
                     self.time = time;
                 }
             }
-            if time < self.bounds[0] || time >= self.bounds[self.builders.len()] {
+            if self.passed_over || time < self.bounds[0] || time >= self.bounds[self.builders.len()] {
                 continue;
             }
             let alone = self.ties.is_empty() && columns.event_time.get(row + 1).is_some_and(|next| *next != time);
@@ -175,6 +187,7 @@ impl<'a> Walk<'a> {
         if new_user {
             self.end_person();
             set(&mut self.user, user);
+            self.passed_over = matches!(self.who, Who::These(people) if !people.contains(user));
         }
         if new_org {
             set(&mut self.org, org);

@@ -76,7 +76,8 @@ impl Snapshot {
 
     /// Rows of `files` with these columns, as one stream in the order of the table's sort columns; a sort column that is not
     /// among `columns` follows behind them. Of the rows for which `filters` do not hold, some may come all the same: filters
-    /// prune files, row groups and pages, and the caller knows better how to drop the rest.
+    /// prune files, row groups and pages, and the caller knows better how to drop the rest. Where the session has
+    /// `execution.parquet.pushdown_filters`, none come: worth it where few rows are wanted.
     ///
     /// Memory: up to [`MERGED_FILES_MAX`] files are merged, a batch of each at a time. Rows of more files are sorted within
     /// the session's memory pool, and spill to disk where it has a limit.
@@ -218,7 +219,8 @@ fn scan(
     let table_schema =
         TableSchema::builder(Arc::new(Schema::new(in_file.clone()))).with_table_partition_cols(partition).build();
     let (file_schema, full) = (Arc::clone(table_schema.file_schema()), Arc::clone(table_schema.table_schema()));
-    let mut source = ParquetSource::new(table_schema).with_enable_page_index(true);
+    let pushdown = state.config().options().execution.parquet.pushdown_filters;
+    let mut source = ParquetSource::new(table_schema).with_enable_page_index(true).with_pushdown_filters(pushdown);
     if let Some(filter) = conjunction(filters.iter().cloned()) {
         let schema = DFSchema::try_from(full.as_ref().clone())?;
         source = source.with_predicate(state.create_physical_expr(filter, &schema)?);

@@ -141,7 +141,7 @@ fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u
         let mut read: Vec<Ev> =
             events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
         sort(&mut read);
-        let mut walk = Walk::new(&programs, calendar, pass.first, pass.days);
+        let mut walk = Walk::new(&programs, calendar, &pass.who, pass.first, pass.days);
         for part in read.chunks(batch_rows) {
             walk.push(&batch(part)).expect("sorted rows of the schema");
         }

@@ -187,23 +187,36 @@ fn prompt(user: &str, hours: i64, id: i64) -> Ev {
 async fn it_costs_the_days_that_are_touched() {
     let (mut world, calendar) = (World::new().await, OrgCalendar::default());
     let mut memory = Memory::default();
-    let mut days_read = async |world: &mut World, events: &[Ev]| {
+    let mut days_and_events_read = async |world: &mut World, events: &[Ev]| {
         let files = world.write(events).await;
         world.commit(files, vec![], true).await;
         let now = NOON.parse().expect("a time");
         let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
         assert_same(&rows_of_table(&world.lake).await, &naive::rollup(&world.events(), &naive::Zones::new()));
-        report.days_read
+        (report.days_read, report.events)
     };
-    let first: Vec<Ev> = (0..10).map(|day| prompt("ada", 24 * day, day)).collect();
-    assert_eq!(days_read(&mut world, &first).await, 10);
-    assert_eq!(days_read(&mut world, &[prompt("ada", 216, 20)]).await, 1, "an event of today");
-    assert_eq!(days_read(&mut world, &[prompt("ada", 48, 21)]).await, 1, "a late one");
-    assert_eq!(days_read(&mut world, &[prompt("bob", 216, 22)]).await, 1, "a new person");
-    assert_eq!(days_read(&mut world, &[plan("ada", 216, 23)]).await, 1, "a plan of today");
-    assert_eq!(days_read(&mut world, &[plan("ada", 168, 24)]).await, 3, "a late plan: the days after it too");
-    assert_eq!(days_read(&mut world, &[prompt("bob", 192, 25)]).await, 2, "an earlier first day");
-    assert_eq!(days_read(&mut world, &[prompt("cid", 24, 26)]).await, 1, "someone without later days");
+    let first: Vec<Ev> =
+        (0..10).flat_map(|day| [prompt("ada", 24 * day, day), prompt("eve", 24 * day, 50 + day)]).collect();
+    let world = &mut world;
+    assert_eq!(days_and_events_read(world, &first).await, (10, 20));
+    assert_eq!(
+        days_and_events_read(world, &[prompt("ada", 216, 20)]).await,
+        (1, 2),
+        "an event of today, for Ada alone"
+    );
+    assert_eq!(days_and_events_read(world, &[prompt("ada", 48, 21)]).await, (1, 2), "a late one");
+    assert_eq!(days_and_events_read(world, &[prompt("bob", 216, 22)]).await, (1, 1), "a new person");
+    assert_eq!(days_and_events_read(world, &[plan("ada", 216, 23)]).await, (1, 3), "a plan of today");
+    assert_eq!(days_and_events_read(world, &[plan("ada", 168, 24)]).await.0, 3, "a late plan: the days after it too");
+    assert_eq!(days_and_events_read(world, &[prompt("bob", 192, 25)]).await.0, 2, "an earlier first day");
+    assert_eq!(days_and_events_read(world, &[prompt("cid", 24, 26)]).await, (1, 1), "someone without later days");
+}
+
+#[tokio::test]
+async fn a_day_computed_for_others_is_one_left_as_it_is() {
+    // Both at once: a person of the second organisation gets an earlier first day, and one of the first an event on the day after.
+    let known = Step::Events(vec![(1, 1, 84, 0, 0)]);
+    plays_out(&[known, Step::Events(vec![(1, 1, 12, 0, 0), (0, 0, 84, 0, 0)])]).await;
 }
 
 #[tokio::test]

@@ -12,8 +12,9 @@ use aggregate::{Memory, Rebuild, RunReport, rebuild, refresh, run, verify};
 use benches::{Filling, Options, calendar, median, report};
 use clap::Parser;
 use daybook::generate::{Config, Generator};
-use jiff::{Timestamp, civil::Date};
-use lake::Lake;
+use jiff::{SignedDuration, Timestamp, civil::Date};
+use lake::{Lake, maintain};
+use schemas::EVENTS;
 use serde_json::json;
 
 const DAYS: u32 = 30;
@@ -43,6 +44,9 @@ async fn measure(options: &Options) {
     let rounds = options.runs + 1;
     let first = usize::try_from(options.events).expect("a number of events") - 2 * rounds * delta;
     filling.put(events.by_ref().take(first)).await;
+    // As in service: small files of past days are merged.
+    let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
+    lake.maintain(&EVENTS, &settings, false).await.expect("its files can be merged");
     let calendar = calendar();
     let seconds = |since: Instant| since.elapsed().as_secs_f64();
     let (mut full, mut warm, mut cold, mut last) = (Vec::new(), Vec::new(), Vec::new(), RunReport::default());
