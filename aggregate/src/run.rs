@@ -51,7 +51,7 @@ use crate::{
     program::Programs,
     revise::{Changes, revise},
     rows::Day,
-    scope::{Days, Standing, Who, days_between, what_is_new},
+    scope::{Days, Standing, Who, days_between, watermark, what_is_new},
     walk::Walk,
 };
 
@@ -228,7 +228,7 @@ async fn attempt_run(
     let new = match (seen, seen_us) {
         (Some(events_version), Some(watermark_us)) if swaps[1].expected == digest => {
             let standing = Standing { events_version, watermark_us };
-            what_is_new(&events_table, &events, &before, orgs, &standing).await?
+            what_is_new(&context, &events_table, &events, &before, orgs, &standing).await?
         }
         _ => None,
     };
@@ -314,25 +314,6 @@ fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, usize>> {
         *files.entry(date).or_insert(0) += 1;
     }
     Ok(files)
-}
-
-/// Latest `recorded_time` of all events (µs); `None` where there are none.
-///
-/// The log's statistics are rounded up to the millisecond; the exact value is read from the files that may hold it.
-async fn watermark(context: &SessionContext, events: &Snapshot) -> Result<Option<i64>> {
-    let bound = |file: &DataFile| file.max_time_us("recorded_time");
-    let newest = events.files.iter().filter_map(bound).max();
-    let files = events.files.iter().filter(|file| bound(file).is_none() || bound(file) == newest);
-    let mut newest_files = events.clone();
-    newest_files.files = files.cloned().collect();
-    let frame = context.read_table(newest_files.provider()).and_then(|frame| frame.select_columns(&["recorded_time"]));
-    let mut stream = frame.map_err(Error::Scan)?.execute_stream().await.map_err(Error::Scan)?;
-    let mut latest = None;
-    while let Some(batch) = stream.try_next().await.map_err(Error::Scan)? {
-        let times = crate::columns::times(&batch, "recorded_time")?;
-        latest = latest.max(times.iter().copied().max());
-    }
-    Ok(latest)
 }
 
 /// One pass: scan, walk, rows.

@@ -13,12 +13,13 @@
 //! came, by the same code as a full run. Where these are many, and where a day becomes final, it is everyone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
     pin::pin,
     sync::Arc,
 };
 
 use arrow::{array::AsArray, compute::cast, datatypes::DataType};
+use datafusion::prelude::SessionContext;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use jiff::civil::Date;
@@ -71,6 +72,7 @@ pub(crate) struct New {
 /// # Errors
 /// Where the log of `events` or a new file cannot be read.
 pub(crate) async fn what_is_new(
+    context: &SessionContext,
     table: &Table,
     events: &Snapshot,
     rollup: &Snapshot,
@@ -80,7 +82,14 @@ pub(crate) async fn what_is_new(
     let news = table.news(standing.events_version, events.version).await.map_err(Error::table(&EVENTS))?;
     let Some(news) = news.filter(|news| !news.rows_removed) else { return Ok(None) };
     let mut new = New { days: Days::new(), watermark_us: standing.watermark_us };
-    let looks: Vec<_> = news.added.into_iter().map(|file| look_into(table, file).boxed()).collect();
+    // A file that was merged into another since may be deleted by now: what the log says of it has to do.
+    let active: HashSet<&str> = events.files.iter().map(|file| file.path.as_str()).collect();
+    let (there, merged): (Vec<_>, Vec<_>) =
+        news.added.into_iter().partition(|file| active.contains(file.path.as_str()));
+    let newest_us = if merged.is_empty() { None } else { watermark(context, events).await? };
+    new.watermark_us = newest_us.map_or(new.watermark_us, |newest_us| newest_us.max(new.watermark_us));
+    let merged = merged.into_iter().map(|file| async move { Ok((file, Who::Everyone, i64::MIN)) }.boxed());
+    let looks: Vec<_> = there.into_iter().map(|file| look_into(table, file).boxed()).chain(merged).collect();
     let mut looks = futures::stream::iter(looks).buffered(READ_AT_ONCE);
     while let Some((file, who, newest_us)) = looks.try_next().await? {
         new.watermark_us = new.watermark_us.max(newest_us);
@@ -133,6 +142,25 @@ async fn look_into(table: &Table, file: DataFile) -> Result<(DataFile, Who, i64)
     }
     let who = if people.len() > PEOPLE_MAX { Who::Everyone } else { Who::These(Arc::new(people)) };
     Ok((file, who, newest_us))
+}
+
+/// Latest `recorded_time` of all events (µs); `None` where there are none.
+///
+/// The log's statistics are rounded up to the millisecond; the exact value is read from the files that may hold it.
+pub(crate) async fn watermark(context: &SessionContext, events: &Snapshot) -> Result<Option<i64>> {
+    let bound = |file: &DataFile| file.max_time_us("recorded_time");
+    let newest = events.files.iter().filter_map(bound).max();
+    let files = events.files.iter().filter(|file| bound(file).is_none() || bound(file) == newest);
+    let mut newest_files = events.clone();
+    newest_files.files = files.cloned().collect();
+    let frame = context.read_table(newest_files.provider()).and_then(|frame| frame.select_columns(&["recorded_time"]));
+    let mut stream = frame.map_err(Error::Scan)?.execute_stream().await.map_err(Error::Scan)?;
+    let mut latest = None;
+    while let Some(batch) = stream.try_next().await.map_err(Error::Scan)? {
+        let times = times(&batch, "recorded_time")?;
+        latest = latest.max(times.iter().copied().max());
+    }
+    Ok(latest)
 }
 
 /// Days from `from` to `to` that have rows, or may have events.

@@ -129,8 +129,8 @@ pub(super) static BUGS: &[Bug] = &[
         name: "ids of other workers are not taken in",
         file: KNOWN,
         edits: &[(
-            "                    self.take_in(files).await?;\n                    self.lock().version",
-            "                    drop(files);\n                    self.lock().version",
+            "                    self.take_in(news.added).await?;\n                    self.lock().version",
+            "                    drop(news);\n                    self.lock().version",
         )],
     },
     Bug {
