@@ -23,6 +23,8 @@ const KINDS: [&str; 5] =
 enum Step {
     /// Events: organisation, person, hour, kind, hours until recorded.
     Events(Vec<(usize, usize, i64, usize, i64)>),
+    /// Events that another aggregator rolls up.
+    Elsewhere(Vec<(usize, usize, i64, usize, i64)>),
     /// Some events that are there already, sent again.
     Copies(usize),
     /// Files of a date merged into one, and deleted.
@@ -36,9 +38,10 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let event = (0..2_usize, 0..3_usize, 0..144_i64, 0..KINDS.len(), prop_oneof![Just(0_i64), 0..100_i64]);
+    let event = || (0..2_usize, 0..3_usize, 0..144_i64, 0..KINDS.len(), prop_oneof![Just(0_i64), 0..100_i64]);
     prop_oneof![
-        8 => prop::collection::vec(event, 1..6).prop_map(Step::Events),
+        8 => prop::collection::vec(event(), 1..6).prop_map(Step::Events),
+        2 => prop::collection::vec(event(), 1..6).prop_map(Step::Elsewhere),
         1 => (1..4_usize).prop_map(Step::Copies),
         2 => Just(Step::Compact),
         1 => (0..8_usize).prop_map(Step::Erase),
@@ -100,7 +103,7 @@ impl World {
 
     async fn step(&mut self, step: &Step, ids: &mut i64) {
         match step {
-            Step::Events(events) => {
+            Step::Events(events) | Step::Elsewhere(events) => {
                 let fresh: Vec<Ev> = events
                     .iter()
                     .map(|(org, user, hour, kind, late)| {
@@ -156,7 +159,9 @@ async fn plays_out(steps: &[(Step, bool)]) {
         let calendar =
             OrgCalendar::default().with(&"acme".parse().expect("an id"), OrgDays::new(zone, 48).expect("a zone"));
         let now = jiff::Timestamp::from_microsecond(us(NOON) + number as i64 * HOUR).expect("a time");
-        let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+        let mut of_another = Memory::default();
+        let memory = if matches!(step, Step::Elsewhere(_)) { &mut of_another } else { &mut memory };
+        let report = refresh(&world.lake, &calendar, now, &(), memory).await.expect("the store works");
         rebuild(&twin.lake, &calendar, now, &(), &Rebuild::default()).await.expect("the store works");
         let rows = rows_of_table(&world.lake).await;
         assert_same(&rows, &naive::rollup(&world.events(), &naive::Zones::from([("acme".into(), zone.into())])));
