@@ -255,7 +255,7 @@ async fn attempt_run(
     let shared = Arc::new(Shared { context, selective, events, calendar: orgs.clone(), programs: Programs::new() });
     let dry_run = rebuild.is_some_and(|rebuild| rebuild.dry_run);
     let work = Work { shared: &shared, rollup: &rollup, before: &before, watermark_us, now, dry_run };
-    let Done { mut change, totals, report } = loop {
+    let done = loop {
         match work.compute(wanted.as_ref(), &mut people, progress).await? {
             Computed::Days(done) => break done,
             Computed::ReachesBeyond(date) => {
@@ -266,6 +266,7 @@ async fn attempt_run(
             }
         }
     };
+    let Done { mut change, totals, report } = *done;
     for (name, value) in [
         ("rowsAdded", totals.added),
         ("rowsChanged", totals.changed),
@@ -347,7 +348,7 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
 
 /// What came of computing days.
 enum Computed {
-    Days(Done),
+    Days(Box<Done>),
     /// A day that was not to be computed takes something else from this date now.
     ReachesBeyond(Date),
 }
@@ -422,7 +423,7 @@ impl Work<'_> {
             gone.insert(file.partition_value);
         }
         done.report.days_changed += gone.len() as u64;
-        Ok(Computed::Days(done))
+        Ok(Computed::Days(Box::new(done)))
     }
 
     /// Compares a day with the table and, where it changed, writes it and adds its files to `change`.

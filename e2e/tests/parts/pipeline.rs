@@ -1,5 +1,5 @@
 //! A million events, Kafka to S3, the worker killed ten times on the way; then every record stands in a table exactly
-//! once, other engines read the tables, and the rollup, refreshed after each kill, is the one that DuckDB computes.
+//! once, other engines read the tables, and the rollup, refreshed on the way, is the one that DuckDB computes.
 
 use std::{path::Path, time::Duration};
 
@@ -42,7 +42,9 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
         });
         appended.expect("the broker serves");
         // Each reads what is new: the rollup that is compared in the end has grown bit by bit.
-        let _ = succeed(&["rollup", "run"], &pipeline.environment());
+        if kill % 3 == 2 {
+            let _ = succeed(&["rollup", "run"], &pipeline.environment());
+        }
     }
     let mut worker = pipeline.worker();
     activity::append(&log, generator).await.expect("the broker serves");
