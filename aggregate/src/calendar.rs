@@ -12,7 +12,7 @@
 //!
 //! Nothing here reads a clock; zones come from the time zone database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{
     Timestamp, ToSpan,
@@ -28,7 +28,7 @@ use crate::{Error, Result};
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 48;
 
 /// Years that a day may lie in. Times outside are no activity (the ingest door refuses them), and jiff ends soon after.
-pub(crate) const YEARS: std::ops::RangeInclusive<i16> = -9000..=9000;
+const YEARS: std::ops::RangeInclusive<i16> = -9000..=9000;
 
 /// How an organisation counts its days.
 #[derive(Clone, Debug)]
@@ -137,15 +137,17 @@ impl OrgCalendar {
 
     /// Days of every zone in use, each zone once.
     pub(crate) fn zones(&self) -> Vec<&OrgDays> {
-        let all = self.orgs.values().chain([&self.default]);
-        all.map(|days| (days.name.as_str(), days)).collect::<BTreeMap<_, _>>().into_values().collect()
+        self.distinct(|days| days.name.as_str())
     }
 
     /// Every way of counting days that is in use, each once.
     pub(crate) fn ways(&self) -> Vec<&OrgDays> {
+        self.distinct(|days| (days.name.as_str(), days.allowed_lateness_hours))
+    }
+
+    fn distinct<'a, K: Ord>(&'a self, key: impl Fn(&'a OrgDays) -> K) -> Vec<&'a OrgDays> {
         let all = self.orgs.values().chain([&self.default]);
-        let ways = all.map(|days| ((days.name.as_str(), days.allowed_lateness_hours), days));
-        ways.collect::<BTreeMap<_, _>>().into_values().collect()
+        all.map(|days| (key(days), days)).collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     /// Changes, to all practical certainty, with any change of the calendar; never 0. The time zone database itself is not
@@ -157,6 +159,32 @@ impl OrgCalendar {
         }
         (xxh3_64(text.as_bytes()) >> 1).max(1).cast_signed()
     }
+}
+
+/// The days, in any of `zones`, of the instants of a UTC date that lie between `first_us` and `last_us`.
+///
+/// # Errors
+/// Where the date is outside the years that we know.
+pub(crate) fn days_of(zones: &[&OrgDays], utc_date: Date, first_us: i64, last_us: i64) -> Result<BTreeSet<Date>> {
+    let outside = || Error::Date { date: utc_date.to_string() };
+    if !YEARS.contains(&utc_date.year()) {
+        return Err(outside());
+    }
+    let utc = OrgDays::default();
+    let (first_us, last_us) = (first_us.max(utc.start_us(utc_date)), last_us.min(utc.start_us(next(utc_date)) - 1));
+    let mut days = BTreeSet::new();
+    for zone in zones {
+        let last = zone.date_of(last_us).ok_or_else(outside)?;
+        let mut day = zone.date_of(first_us).ok_or_else(outside)?;
+        while day <= last {
+            // A date that the zone skips has no instant.
+            if zone.start_us(day) < zone.start_us(next(day)) {
+                days.insert(day);
+            }
+            day = next(day);
+        }
+    }
+    Ok(days)
 }
 
 /// The next date.

@@ -166,7 +166,11 @@ fn same(column: &StringViewArray, a: usize, b: usize) -> bool {
     column.views()[a] == column.views()[b] || column.value(a) == column.value(b)
 }
 
-fn take(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef> {
+/// A column in the type wanted.
+///
+/// # Errors
+/// Where it is missing or cannot be cast.
+pub(crate) fn take(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef> {
     let column =
         batch.column_by_name(name).ok_or_else(|| Error::Column { name: name.into(), detail: "is missing".into() })?;
     if column.data_type() == wanted {

@@ -13,7 +13,8 @@
 //! | `program`, `columns`, `accumulator` | measures compiled; a batch downcast; a row growing |
 //! | `walk` | the state machine; duplicates |
 //! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
-//! | `scope`, `plan`, `run` | which days; which files for them; reading, writing, committing |
+//! | `scope`, `plan` | which days, and whose rows of them; which files for them |
+//! | `compute`, `run` | reading, walking, comparing; snapshots and the commit |
 //! | `serve`, `metrics`, `status` | the service |
 //!
 //! Invariants:
@@ -27,6 +28,7 @@
 mod accumulator;
 mod calendar;
 mod columns;
+mod compute;
 mod metrics;
 mod people;
 mod plan;
@@ -71,6 +73,14 @@ pub enum Error {
         /// Why.
         #[source]
         source: lake::CommitError,
+    },
+    /// The rollup stands for older events, or another calendar: what a comparison would find, says nothing.
+    #[error(
+        "the rollup is behind version {events_version} of `events`: new events come in faster; try again when it is quieter"
+    )]
+    Behind {
+        /// Newest version of `events`.
+        events_version: i64,
     },
     /// A scan failed.
     #[error("a scan failed")]

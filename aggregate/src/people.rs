@@ -18,9 +18,8 @@ use std::{
 use arrow::{
     array::{
         Array, ArrayRef, AsArray, BooleanArray, BooleanBuilder, Date32Array, Decimal128Builder, RecordBatch,
-        StringBuilder,
+        StringArray, StringBuilder,
     },
-    compute::cast,
     datatypes::{DataType, Decimal128Type},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -33,6 +32,7 @@ use crate::{
     Error, Result,
     accumulator::ById,
     calendar::epoch_days,
+    columns::take,
     rows::{Day, Plan},
 };
 
@@ -105,37 +105,25 @@ impl People {
 
     /// Rows of a day after all that were taken in before.
     fn take_in(&mut self, date: i32, batch: &RecordBatch) -> Result<()> {
-        let column = |name: &str, kind: &DataType| {
-            let found = batch.column_by_name(name).map_or_else(
-                || Err("is missing".to_owned()),
-                |column| cast(column, kind).map_err(|error| error.to_string()),
-            );
-            found.map_err(|detail| Error::Column { name: name.into(), detail })
-        };
-        let text = |name: &str| Ok::<_, Error>(column(name, &DataType::Utf8)?.as_string::<i32>().clone());
+        let text = |name: &str| Ok::<_, Error>(take(batch, name, &DataType::Utf8)?.as_string::<i32>().clone());
         let (org, user) = (text("org_id")?, text("user_key")?);
         let (state, tier) = (text("subscription_state")?, text("subscription_tier")?);
-        let enabled = column("overage_enabled", &DataType::Boolean)?.as_boolean().clone();
-        let cap = column("overage_cap", &ColumnType::Decimal.arrow())?.as_primitive::<Decimal128Type>().clone();
+        let enabled = take(batch, "overage_enabled", &DataType::Boolean)?.as_boolean().clone();
+        let cap = take(batch, "overage_cap", &ColumnType::Decimal.arrow())?.as_primitive::<Decimal128Type>().clone();
         for row in 0..batch.num_rows() {
             let id = person_id(&mut self.key, org.value(row), user.value(row));
             let person = self.known.entry(id).or_insert_with(|| Person::new(date));
             person.last_active = date;
-            let is = |text: &arrow::array::StringArray, known: &Option<String>| {
-                text.is_valid(row).then(|| text.value(row)) == known.as_deref()
+            let text = |column: &StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
+            let plan = Plan {
+                state: text(&state),
+                tier: text(&tier),
+                overage_enabled: enabled.is_valid(row).then(|| enabled.value(row)),
+                overage_cap: cap.is_valid(row).then(|| cap.value(row)),
             };
-            let known = person.plan(date);
-            let (enabled, cap) =
-                (enabled.is_valid(row).then(|| enabled.value(row)), cap.is_valid(row).then(|| cap.value(row)));
-            if is(&state, &known.state)
-                && is(&tier, &known.tier)
-                && (enabled, cap) == (known.overage_enabled, known.overage_cap)
-            {
-                continue;
+            if plan != *person.plan(date) {
+                person.set_plan(date, plan);
             }
-            let owned = |text: &arrow::array::StringArray| text.is_valid(row).then(|| text.value(row).to_owned());
-            let plan = Plan { state: owned(&state), tier: owned(&tier), overage_enabled: enabled, overage_cap: cap };
-            person.set_plan(date, plan);
         }
         Ok(())
     }
@@ -198,7 +186,10 @@ impl People {
     }
 
     /// Takes what the run has met for known: its commit stands.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn confirm(&mut self) {
+        if self.known.is_empty() {
+            std::mem::swap(&mut self.known, &mut self.changed);
+        }
         self.known.extend(self.changed.drain());
     }
 

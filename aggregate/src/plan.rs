@@ -10,8 +10,8 @@ use jiff::civil::Date;
 use lake::MERGED_FILES_MAX;
 
 use crate::{
-    Error, Result,
-    calendar::{OrgCalendar, OrgDays, next},
+    Result,
+    calendar::{OrgCalendar, days_of, next},
     scope::{Days, Who},
 };
 
@@ -43,24 +43,11 @@ pub(crate) fn passes(
     wanted: Option<&Days>,
 ) -> Result<Vec<Pass>> {
     let zones = calendar.zones();
-    let utc = OrgDays::default();
     let mut sources: BTreeMap<Date, BTreeSet<Date>> = BTreeMap::new();
     for date in files.keys() {
-        let outside = || Error::Date { date: date.to_string() };
-        if !crate::calendar::YEARS.contains(&date.year()) {
-            return Err(outside());
-        }
-        let (start, end) = (utc.start_us(*date), utc.start_us(next(*date)));
-        for zone in &zones {
-            let last = zone.date_of(end - 1).ok_or_else(outside)?;
-            let mut day = zone.date_of(start).ok_or_else(outside)?;
-            while day <= last {
-                if wanted.is_none_or(|wanted| wanted.contains_key(&day))
-                    && zone.start_us(day) < zone.start_us(next(day))
-                {
-                    sources.entry(day).or_default().insert(*date);
-                }
-                day = next(day);
+        for day in days_of(&zones, *date, i64::MIN, i64::MAX)? {
+            if wanted.is_none_or(|wanted| wanted.contains_key(&day)) {
+                sources.entry(day).or_default().insert(*date);
             }
         }
     }

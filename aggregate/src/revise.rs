@@ -23,13 +23,13 @@ use arrow::{
         ArrayRef, AsArray, DynComparator, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
         make_comparator,
     },
-    compute::{SortOptions, cast, interleave},
+    compute::{SortOptions, interleave},
     datatypes::{Int64Type, TimestampMicrosecondType},
 };
 use jiff::Timestamp;
 use schemas::rollup::ROLLUP_DAILY;
 
-use crate::{Error, Result, rows::Day, scope::Who};
+use crate::{Error, Result, columns::take, rows::Day, scope::Who};
 
 /// Columns that are a row's history.
 pub(crate) const HISTORY: [&str; 4] = ["state", "revision", "watermark", "computed_at"];
@@ -104,10 +104,7 @@ impl Standing {
 /// A column in the type of the table's schema.
 fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
     let schema = (ROLLUP_DAILY.schema)();
-    let wanted = schema.field_with_name(name).expect("named by the contract").data_type();
-    let wrong = |detail: String| Error::Column { name: name.into(), detail };
-    let found = batch.column_by_name(name).ok_or_else(|| wrong("is missing".into()))?;
-    cast(found, wanted).map_err(|error| wrong(error.to_string()))
+    take(batch, name, schema.field_with_name(name).expect("named by the contract").data_type())
 }
 
 /// The rows of `day` as they become, given the rows `old` that the table has for it (sorted likewise, with all columns but, maybe,

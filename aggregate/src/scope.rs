@@ -13,28 +13,24 @@
 //! came, by the same code as a full run. Where these are many, and where a day becomes final, it is everyone.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashSet},
     pin::pin,
     sync::Arc,
 };
 
-use arrow::{array::AsArray, compute::cast, datatypes::DataType};
+use arrow::{array::AsArray, datatypes::DataType};
 use datafusion::prelude::SessionContext;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot, Table};
 use schemas::EVENTS;
 
 use crate::{
     Error, Result,
-    calendar::{OrgCalendar, OrgDays, YEARS, next},
-    columns::times,
+    calendar::{OrgCalendar, OrgDays, days_of, next},
+    columns::{take, times},
 };
 
-/// Zones are at most this far from UTC (hours), with a day of repeated evening on top.
-const ZONES_APART_HOURS: i64 = 48;
-const HOUR_US: i64 = 3_600_000_000;
 /// More people than this are looked for by reading everyone.
 const PEOPLE_MAX: usize = 1_024;
 /// New files that are looked into at once.
@@ -52,7 +48,7 @@ pub(crate) enum Who {
 pub(crate) type Days = BTreeMap<Date, Who>;
 
 /// What the rollup stands for, as its table says.
-pub(crate) struct Standing {
+pub(crate) struct Since {
     /// Version of `events`.
     pub(crate) events_version: i64,
     /// Newest `recorded_time` of that version (µs).
@@ -77,45 +73,57 @@ pub(crate) async fn what_is_new(
     events: &Snapshot,
     rollup: &Snapshot,
     calendar: &OrgCalendar,
-    standing: &Standing,
+    since: &Since,
 ) -> Result<Option<New>> {
-    let news = table.news(standing.events_version, events.version).await.map_err(Error::table(&EVENTS))?;
+    let news = table.news(since.events_version, events.version).await.map_err(Error::table(&EVENTS))?;
     let Some(news) = news.filter(|news| !news.rows_removed) else { return Ok(None) };
-    let mut new = New { days: Days::new(), watermark_us: standing.watermark_us };
+    let zones = calendar.zones();
+    let mut new = New { days: Days::new(), watermark_us: since.watermark_us };
     // A file that was merged into another since may be deleted by now: what the log says of it has to do.
     let active: HashSet<&str> = events.files.iter().map(|file| file.path.as_str()).collect();
     let (there, merged): (Vec<_>, Vec<_>) =
         news.added.into_iter().partition(|file| active.contains(file.path.as_str()));
-    let newest_us = if merged.is_empty() { None } else { watermark(context, events).await? };
-    new.watermark_us = newest_us.map_or(new.watermark_us, |newest_us| newest_us.max(new.watermark_us));
-    let merged = merged.into_iter().map(|file| async move { Ok((file, Who::Everyone, i64::MIN)) }.boxed());
-    let looks: Vec<_> = there.into_iter().map(|file| look_into(table, file).boxed()).chain(merged).collect();
+    if !merged.is_empty() {
+        new.watermark_us = watermark(context, events).await?.unwrap_or(i64::MIN).max(new.watermark_us);
+    }
+    for file in &merged {
+        new.touch(&zones, file, &Who::Everyone)?;
+    }
+    let looks: Vec<_> = there.into_iter().map(|file| look_into(table, file).boxed()).collect();
     let mut looks = futures::stream::iter(looks).buffered(READ_AT_ONCE);
     while let Some((file, who, newest_us)) = looks.try_next().await? {
         new.watermark_us = new.watermark_us.max(newest_us);
-        for day in touched(&file, calendar)? {
-            match new.days.entry(day) {
-                Entry::Vacant(fresh) => {
-                    fresh.insert(who.clone());
-                }
-                Entry::Occupied(mut known) => known.get_mut().add(&who),
-            }
-        }
+        new.touch(&zones, &file, &who)?;
     }
     let dates: BTreeSet<Date> = rollup.files.iter().filter_map(|file| file.partition_value).collect();
-    let settling = settling(dates, calendar, standing.watermark_us, new.watermark_us);
-    new.days.extend(settling.map(|date| (date, Who::Everyone)));
+    let settling = settling(&dates, calendar, since.watermark_us, new.watermark_us);
+    new.days.extend(settling.into_iter().map(|date| (date, Who::Everyone)));
     Ok(Some(new))
 }
 
-impl Who {
-    fn add(&mut self, others: &Self) {
-        match (&mut *self, others) {
-            (Self::These(these), Self::These(others)) if these.len() + others.len() <= PEOPLE_MAX => {
-                Arc::make_mut(these).extend(others.iter().cloned());
-            }
-            _ => *self = Self::Everyone,
+impl New {
+    /// Adds the days that events of a file may lie in, for the people whose events it holds.
+    fn touch(&mut self, zones: &[&OrgDays], file: &DataFile, who: &Who) -> Result<()> {
+        let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
+        let first_us = file.min_time_us("event_time").unwrap_or(i64::MIN);
+        let last_us = file.max_time_us("event_time").unwrap_or(i64::MAX);
+        for day in days_of(zones, date, first_us, last_us)? {
+            self.days.entry(day).and_modify(|known| known.add(who)).or_insert_with(|| who.clone());
         }
+        Ok(())
+    }
+}
+
+impl Who {
+    fn of(people: BTreeSet<String>) -> Self {
+        if people.len() > PEOPLE_MAX { Self::Everyone } else { Self::These(Arc::new(people)) }
+    }
+
+    fn add(&mut self, others: &Self) {
+        *self = match (&*self, others) {
+            (Self::These(these), Self::These(others)) => Self::of(these.union(others).cloned().collect()),
+            _ => Self::Everyone,
+        };
     }
 }
 
@@ -125,9 +133,7 @@ async fn look_into(table: &Table, file: DataFile) -> Result<(DataFile, Who, i64)
     let (mut people, mut newest_us) = (BTreeSet::new(), i64::MIN);
     while let Some(batch) = batches.try_next().await.map_err(Error::table(&EVENTS))? {
         newest_us = times(&batch, "recorded_time")?.iter().copied().fold(newest_us, i64::max);
-        let wrong = |detail: String| Error::Column { name: "user_key".into(), detail };
-        let keys = batch.column_by_name("user_key").ok_or_else(|| wrong("is missing".into()))?;
-        let keys = cast(keys, &DataType::Utf8).map_err(|error| wrong(error.to_string()))?;
+        let keys = take(&batch, "user_key", &DataType::Utf8)?;
         let mut last = None;
         // Files are sorted: a person's rows mostly lie together.
         for key in keys.as_string::<i32>().iter().flatten() {
@@ -140,8 +146,7 @@ async fn look_into(table: &Table, file: DataFile) -> Result<(DataFile, Who, i64)
             last = Some(key);
         }
     }
-    let who = if people.len() > PEOPLE_MAX { Who::Everyone } else { Who::These(Arc::new(people)) };
-    Ok((file, who, newest_us))
+    Ok((file, Who::of(people), newest_us))
 }
 
 /// Latest `recorded_time` of all events (µs); `None` where there are none.
@@ -179,40 +184,12 @@ pub(crate) fn days_between(
         .filter(move |date| from.is_none_or(|from| *date >= from) && to.is_none_or(|to| *date <= to))
 }
 
-/// Days that events of a file may lie in.
-fn touched(file: &DataFile, calendar: &OrgCalendar) -> Result<BTreeSet<Date>> {
-    let (zones, utc) = (calendar.zones(), OrgDays::default());
-    let mut days = BTreeSet::new();
-    let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
-    let outside = || Error::Date { date: date.to_string() };
-    if !YEARS.contains(&date.year()) {
-        return Err(outside());
-    }
-    let first_us = file.min_time_us("event_time").unwrap_or(i64::MIN).max(utc.start_us(date));
-    let last_us = file.max_time_us("event_time").unwrap_or(i64::MAX).min(utc.start_us(next(date)) - 1);
-    for zone in zones {
-        let last = zone.date_of(last_us).ok_or_else(outside)?;
-        let mut day = zone.date_of(first_us).ok_or_else(outside)?;
-        while day <= last {
-            days.insert(day);
-            day = next(day);
-        }
-    }
-    Ok(days)
-}
-
 /// Those of `dates` that became final for some organisation when the watermark moved.
-fn settling(dates: BTreeSet<Date>, calendar: &OrgCalendar, before_us: i64, now_us: i64) -> impl Iterator<Item = Date> {
-    let ways = calendar.ways();
-    let utc = OrgDays::default();
-    let longest_us = ways.iter().map(|days| days.final_at_us(0)).max().unwrap_or(0);
-    dates.into_iter().filter(move |date| {
-        let end_us = utc.start_us(next(*date));
-        let apart_us = ZONES_APART_HOURS * HOUR_US;
-        let may = now_us >= end_us - apart_us && before_us <= end_us.saturating_add(longest_us) + apart_us;
-        may && ways.iter().any(|days| {
-            let final_us = days.final_at_us(days.start_us(next(*date)));
-            before_us < final_us && final_us <= now_us
-        })
-    })
+fn settling(dates: &BTreeSet<Date>, calendar: &OrgCalendar, before_us: i64, now_us: i64) -> BTreeSet<Date> {
+    let newly = |days: &OrgDays| {
+        let newest_first = dates.iter().rev().map(|date| (*date, days.final_at_us(days.start_us(next(*date)))));
+        let settled = newest_first.skip_while(|(_, final_us)| *final_us > now_us);
+        settled.take_while(|(_, final_us)| *final_us > before_us).map(|(date, _)| date).collect::<Vec<_>>()
+    };
+    calendar.ways().into_iter().flat_map(newly).collect()
 }

@@ -252,7 +252,7 @@ pub(crate) enum RollupCommand {
     Status(Output),
     /// Compute days again from the events, all or some, and write what comes out otherwise
     Rebuild(RebuildArgs),
-    /// Compute all days again from the events and compare; exit code 3 where the table says something else
+    /// Do as `run`, then compute all days again and compare; exit code 3 where the table says something else
     Verify(Output),
 }
 

@@ -76,8 +76,8 @@ impl Snapshot {
 
     /// Rows of `files` with these columns, as one stream in the order of the table's sort columns; a sort column that is not
     /// among `columns` follows behind them. Of the rows for which `filters` do not hold, some may come all the same: filters
-    /// prune files, row groups and pages, and the caller knows better how to drop the rest. Where the session has
-    /// `execution.parquet.pushdown_filters`, none come: worth it where few rows are wanted.
+    /// prune files, row groups and pages, and the caller knows better how to drop the rest. With the session's
+    /// `execution.parquet.pushdown_filters` rows are dropped while pages are decoded, which is worth it where few are wanted.
     ///
     /// Memory: up to [`MERGED_FILES_MAX`] files are merged, a batch of each at a time. Rows of more files are sorted within
     /// the session's memory pool, and spill to disk where it has a limit.

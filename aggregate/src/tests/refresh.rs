@@ -264,3 +264,23 @@ async fn a_rebuild_mends_and_verify_tells() {
     assert_eq!((mended.rows_added, mended.rows), (1, 4));
     assert_eq!(differences(&world.lake).await, (0, 0, 0));
 }
+
+#[tokio::test]
+async fn events_that_come_in_meanwhile_are_no_differences() {
+    let (mut world, calendar) = (World::new().await, OrgCalendar::default());
+    let lake = world.lake.clone();
+    let events: Vec<Ev> = (0..4).map(|day| prompt("ada", 24 * day, day)).collect();
+    let files = world.write(&events).await;
+    world.commit(files, vec![], true).await;
+    let coming = async {
+        for id in 10..40 {
+            let files = world.write(&[prompt("ada", id, id)]).await;
+            world.commit(files, vec![], true).await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let now = NOON.parse().expect("a time");
+    let (found, ()) = tokio::join!(verify(&lake, &calendar, now, &()), coming);
+    let found = found.expect("the store works, and events stop coming");
+    assert_eq!((found.rows_added, found.rows_changed, found.rows_removed), (0, 0, 0));
+}

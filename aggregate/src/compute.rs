@@ -1,0 +1,245 @@
+//! Days computed and compared with the table: what an attempt of a run does between its snapshots and its commit.
+//!
+//! Passes read and walk two at a time; what comes out of them is taken in order of date, since a day takes plans and first days from those before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Bound, ControlFlow},
+    sync::Arc,
+};
+
+use arrow::{compute::concat_batches, record_batch::RecordBatch};
+use datafusion::{
+    common::ScalarValue,
+    logical_expr::{Expr, lit},
+    prelude::{SessionConfig, SessionContext, col},
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use jiff::{Timestamp, civil::Date};
+use lake::{Change, DataFile, Lake, Snapshot, Table};
+use schemas::{EVENTS, rollup::ROLLUP_DAILY};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{
+    Error, Progress, Result, RunReport,
+    calendar::OrgCalendar,
+    people::People,
+    plan::{Pass, passes},
+    program::Programs,
+    revise::{Changes, revise},
+    rows::Day,
+    scope::{Days, Who},
+    walk::Walk,
+};
+
+/// Passes that run at once.
+const PASSES_AT_ONCE: usize = 2;
+/// Rows of one file of the rollup.
+const FILE_ROWS_MAX: usize = 500_000;
+
+/// What all passes share.
+pub(crate) struct Shared {
+    pub(crate) context: SessionContext,
+    /// Drops the rows that filters do not want while it decodes them.
+    selective: SessionContext,
+    pub(crate) events: Snapshot,
+    calendar: OrgCalendar,
+    programs: Programs,
+}
+
+impl Shared {
+    pub(crate) fn new(lake: &Lake, events: Snapshot, calendar: &OrgCalendar) -> Self {
+        let config = SessionConfig::new().with_target_partitions(1);
+        let selective = config.clone().set_bool("datafusion.execution.parquet.pushdown_filters", true);
+        let [context, selective] = [config, selective].map(SessionContext::new_with_config);
+        lake.register_object_store(&context);
+        lake.register_object_store(&selective);
+        Self { context, selective, events, calendar: calendar.clone(), programs: Programs::new() }
+    }
+}
+
+/// Number of files by UTC date.
+fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, usize>> {
+    let mut files = BTreeMap::new();
+    for file in &events.files {
+        let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
+        *files.entry(date).or_insert(0) += 1;
+    }
+    Ok(files)
+}
+
+/// One pass: scan, walk, rows.
+async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
+    let overlaps = |file: &&DataFile| {
+        file.partition_value.is_some_and(|date| pass.utc_dates.contains(&date))
+            && file.min_time_us("event_time").is_none_or(|min| min < pass.to_us)
+            && file.max_time_us("event_time").is_none_or(|max| max >= pass.from_us)
+    };
+    let files = shared.events.files.iter().filter(overlaps).cloned().collect();
+    let time = |us: i64| lit(ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into())));
+    let mut filters: Vec<Expr> =
+        vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
+    let context = match &pass.who {
+        Who::Everyone => &shared.context,
+        Who::These(people) => {
+            filters.push(col("user_key").in_list(people.iter().map(|key| lit(key.as_str())).collect(), false));
+            &shared.selective
+        }
+    };
+    let columns = shared.programs.scan_columns();
+    let mut stream = shared.events.sorted_scan(context, files, &columns, filters).map_err(Error::table(&EVENTS))?;
+    let mut walk = Walk::new(&shared.programs, &shared.calendar, &pass.who, pass.first, pass.days);
+    while let Some(batch) = stream.next().await {
+        walk.push(&batch.map_err(Error::Scan)?)?;
+        // A scan of a warm file never waits; let the other tasks of this thread have their turn.
+        tokio::task::consume_budget().await;
+    }
+    Ok(walk.finish())
+}
+
+/// What came of computing days.
+pub(crate) struct Done {
+    /// Files of changed days, and those that they replace.
+    pub(crate) change: Change,
+    /// What is counted day by day.
+    pub(crate) report: RunReport,
+}
+
+/// What an attempt works with.
+pub(crate) struct Work<'a> {
+    pub(crate) shared: &'a Arc<Shared>,
+    pub(crate) rollup: &'a Table,
+    pub(crate) before: &'a Snapshot,
+    pub(crate) watermark_us: i64,
+    pub(crate) now: Timestamp,
+    /// Compares, and writes nothing.
+    pub(crate) is_dry: bool,
+}
+
+impl Work<'_> {
+    /// Computes the days in `wanted`, or all, and those after them that come out otherwise by it, and compares them with the table.
+    ///
+    /// # Errors
+    /// Where a table cannot be read or written.
+    pub(crate) async fn compute(
+        &self,
+        mut wanted: Option<Days>,
+        people: &mut People,
+        progress: &dyn Progress,
+    ) -> Result<Done> {
+        loop {
+            match self.compute_these(wanted.as_ref(), people, progress).await? {
+                ControlFlow::Break(done) => return Ok(done),
+                ControlFlow::Continue(date) => {
+                    tracing::debug!(%date, "days after this one take something else from it now, and are computed too");
+                    people.reset();
+                    let dates = self.before.files.iter().filter_map(|file| file.partition_value);
+                    let later = dates.filter(|later| *later > date).map(|later| (later, Who::Everyone));
+                    wanted.get_or_insert_default().extend(later);
+                }
+            }
+        }
+    }
+
+    /// Computes the days in `wanted`, or all, in order of date. Goes no further than a date from which a day that is not computed takes
+    /// something else now.
+    async fn compute_these(
+        &self,
+        wanted: Option<&Days>,
+        people: &mut People,
+        progress: &dyn Progress,
+    ) -> Result<ControlFlow<Done, Date>> {
+        let plan = passes(&files_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
+        progress.planned(plan.iter().map(|pass| pass.days as u64).sum());
+        let standing: BTreeSet<Date> = self.before.files.iter().filter_map(|file| file.partition_value).collect();
+        // Days with rows that stay as they are, for some people at least.
+        let is_left =
+            |date: &Date| wanted.is_some_and(|wanted| wanted.get(date).is_none_or(|who| *who != Who::Everyone));
+        let left: BTreeSet<Date> = standing.into_iter().filter(is_left).collect();
+        let walks = futures::stream::iter(plan)
+            .map(|pass| {
+                let shared = Arc::clone(self.shared);
+                let who = pass.who.clone();
+                let task = AbortOnDropHandle::new(tokio::spawn(async move { walk(&shared, pass).await }));
+                async move { Ok((who, task.await.map_err(|source| Error::Task { source })??)) }
+            })
+            .buffered(PASSES_AT_ONCE);
+        let mut walks = std::pin::pin!(walks);
+        let mut done = Done {
+            change: Change { operation: "ROLLUP", data_change: true, ..Change::default() },
+            report: RunReport::default(),
+        };
+        let mut totals = Changes::default();
+        let mut computed = BTreeSet::new();
+        while let Some((who, walked)) = walks.try_next().await? {
+            for mut day in walked {
+                let date = day.date;
+                computed.insert(date);
+                let next_left = left.range((Bound::Excluded(date), Bound::Unbounded)).next();
+                if people.apply(&mut day, next_left.copied()) {
+                    return Ok(ControlFlow::Continue(date));
+                }
+                done.report.days_read += 1;
+                done.report.events += day.events;
+                done.report.duplicates_removed += day.duplicates;
+                done.report.saturated += day.saturated;
+                let changes = self.settle(&day, &who, &mut done.change).await?;
+                done.report.days_changed += u64::from(changes.any());
+                totals = totals + changes;
+                progress.day(date, changes.any());
+            }
+        }
+        let is_gone = |date: Date| !computed.contains(&date) && !left.contains(&date);
+        let mut gone = BTreeSet::new();
+        for file in self.before.files.iter().filter(|file| file.partition_value.is_none_or(is_gone)) {
+            totals.removed += file.rows;
+            done.change.remove.push(file.clone());
+            gone.insert(file.partition_value);
+        }
+        done.report.days_changed += gone.len() as u64;
+        done.report = RunReport {
+            rows_added: totals.added,
+            rows_changed: totals.changed,
+            rows_removed: totals.removed,
+            rows_finalised: totals.finalised,
+            ..done.report
+        };
+        Ok(ControlFlow::Break(done))
+    }
+
+    /// Compares a day with the table and, where it changed, writes it and adds its files to `change`.
+    async fn settle(&self, day: &Day, who: &Who, change: &mut Change) -> Result<Changes> {
+        let old_files: Vec<DataFile> =
+            self.before.files.iter().filter(|file| file.partition_value == Some(day.date)).cloned().collect();
+        if day.rows() == 0 && old_files.is_empty() {
+            return Ok(Changes::default());
+        }
+        let old = self.standing(&old_files).await?;
+        let revised = revise(day, who, &old, self.watermark_us, self.now)?;
+        if !revised.changes.any() || self.is_dry {
+            return Ok(revised.changes);
+        }
+        let rows = revised.batch.num_rows();
+        for start in (0..rows).step_by(FILE_ROWS_MAX) {
+            let part = revised.batch.slice(start, FILE_ROWS_MAX.min(rows - start));
+            let file = self.rollup.write_file(Some(day.date), &[part]).await.map_err(Error::table(&ROLLUP_DAILY))?;
+            change.add.push(file);
+        }
+        change.remove.extend(old_files);
+        Ok(revised.changes)
+    }
+
+    /// The table's rows of a day, sorted.
+    async fn standing(&self, files: &[DataFile]) -> Result<RecordBatch> {
+        let schema = (ROLLUP_DAILY.schema)();
+        if files.is_empty() {
+            return Ok(RecordBatch::new_empty(schema));
+        }
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let scan = self.before.sorted_scan(&self.shared.context, files.to_vec(), &names, Vec::new());
+        let stream = scan.map_err(Error::table(&ROLLUP_DAILY))?;
+        let schema = stream.schema();
+        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(Error::Scan)?;
+        concat_batches(&schema, &batches).map_err(|error| Error::Scan(error.into()))
+    }
+}
