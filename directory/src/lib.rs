@@ -15,20 +15,20 @@
 //! 4. The cache has a limit, whatever is presented.
 //! 5. What all processes together grant of an organisation's daily quota never exceeds it ([`Directory::spend`]).
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{str::FromStr, sync::Arc};
 
 use jiff::{Timestamp, tz::TimeZone};
 use schemas::OrgId;
 use sqlx::{
-    Row as _, SqlSafeStr as _,
-    migrate::{Migration, MigrationType, Migrator},
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+    Row as _,
+    sqlite::{SqlitePool, SqliteRow},
 };
 
 mod cache;
 mod error;
 mod key;
 mod mac;
+mod open;
 mod quota;
 mod signers;
 #[cfg(test)]
@@ -46,9 +46,6 @@ pub use signers::Signer;
 
 /// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise; in hours.
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
-
-/// How long a statement waits for another process's write.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,28 +112,7 @@ impl Directory {
     /// # Errors
     /// Where the URL is no SQLite database, the file cannot be written, or it was written by a newer version.
     pub async fn open(url: &str) -> Result<Self> {
-        let refused = |source| Error::Url { url: url.chars().take(200).collect(), source };
-        if !url.starts_with("sqlite:") {
-            return Err(refused(None));
-        }
-        let options = SqliteConnectOptions::from_str(url).map_err(|error| refused(Some(error)))?;
-        let options = options
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            // A revocation that was confirmed survives a power cut.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
-        let memory = url.contains(":memory:") || url.contains("mode=memory");
-        let pool = SqlitePoolOptions::new()
-            // Each connection to `:memory:` is a database of its own, gone when it closes.
-            .max_connections(if memory { 1 } else { 4 })
-            .min_connections(u32::from(memory))
-            .idle_timeout((!memory).then_some(Duration::from_secs(60)))
-            .max_lifetime(None)
-            .acquire_timeout(Duration::from_secs(10));
-        let pool = pool.connect_with(options).await.map_err(Error::Database)?;
-        migrate(&pool).await?;
+        let pool = open::open(url).await?;
         Ok(Self { pool, cache: Arc::default(), blocks: Arc::default() })
     }
 
@@ -342,21 +318,6 @@ impl Directory {
             daily_quota: limit(&row, "daily_quota")?,
         }))
     }
-}
-
-/// Applies what is new of `migrations/`, in one write transaction: of two processes that start at once one waits.
-async fn migrate(pool: &SqlitePool) -> Result<()> {
-    let migrations = [
-        (1, "organisations and keys", include_str!("../migrations/0001_organisations_and_keys.sql")),
-        (2, "limits and producers", include_str!("../migrations/0002_limits_and_producers.sql")),
-    ];
-    let migrations = migrations.map(|(version, about, sql)| {
-        Migration::new(version, about.into(), MigrationType::Simple, sql.into_sql_str(), false)
-    });
-    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.map_err(Error::Database)?;
-    let migrator = Migrator::with_migrations(migrations.into());
-    migrator.run_direct(None, &mut *transaction, false).await.map_err(Error::Migrate)?;
-    transaction.commit().await.map_err(Error::Database)
 }
 
 /// As the database keeps it.

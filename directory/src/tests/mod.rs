@@ -152,12 +152,23 @@ async fn made_up_keys_do_not_drive_out_real_ones() {
 }
 
 #[tokio::test]
+async fn processes_that_start_at_once_all_open_a_new_directory() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+        let opened = futures::future::join_all((0..4).map(|_| Directory::open(&url))).await;
+        for directory in opened {
+            directory.expect("one makes it, the others wait");
+        }
+    }
+}
+
+#[tokio::test]
 async fn open_again_keeps_everything_and_refuses_a_changed_schema() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let url = format!("sqlite://{}", dir.path().join("directory.db").display());
-    // Two processes that start at once.
-    let (one, two) = tokio::join!(Directory::open(&url), Directory::open(&url));
-    let (one, two) = (one.expect("new"), two.expect("new"));
+    let one = Directory::open(&url).await.expect("new");
+    let two = Directory::open(&url).await.expect("there");
     one.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
     assert_eq!(two.orgs().await.expect("readable").len(), 1);
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&one.pool).await.expect("readable");
