@@ -231,7 +231,7 @@ impl Work<'_> {
 
     /// The table's rows of a day, sorted.
     async fn standing(&self, files: &[DataFile]) -> Result<RecordBatch> {
-        let schema = (ROLLUP_DAILY.schema)();
+        let schema = ROLLUP_DAILY.schema();
         if files.is_empty() {
             return Ok(RecordBatch::new_empty(schema));
         }

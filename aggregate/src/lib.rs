@@ -1,4 +1,4 @@
-//! The aggregator: from `events` to `rollup_daily`.
+//! The aggregator: from `events` to `rollup_daily`, and from that to the tables that people ask for.
 //!
 //! ```text
 //! events ──sorted scan──► walk ──rows of a day──► people ──► revise ──changed days──► one table commit
@@ -15,7 +15,10 @@
 //! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
 //! | `scope`, `plan` | which days, and whose rows of them; which files for them |
 //! | `compute`, `run` | reading, walking, comparing; snapshots and the commit |
+//! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
 //! | `serve`, `metrics`, `status` | the service |
+//!
+//! `definitions/` holds what is computed, as data: measures, derived tables and their SQL.
 //!
 //! Invariants:
 //! 1. The rollup follows from `events`, the calendar and the definitions alone; it can be dropped and rebuilt. Only `state`, `revision`,
@@ -29,6 +32,7 @@ mod accumulator;
 mod calendar;
 mod columns;
 mod compute;
+mod derive;
 mod metrics;
 mod people;
 mod plan;
@@ -74,13 +78,11 @@ pub enum Error {
         #[source]
         source: lake::CommitError,
     },
-    /// The rollup stands for older events, or another calendar: what a comparison would find, says nothing.
-    #[error(
-        "the rollup is behind version {events_version} of `events`: new events come in faster; try again when it is quieter"
-    )]
+    /// A table stands for older versions of what it follows from, or another calendar: what a comparison would find, says nothing.
+    #[error("table `{table}` is behind what it follows from: new events come in faster; try again when it is quieter")]
     Behind {
-        /// Newest version of `events`.
-        events_version: i64,
+        /// Name of the table.
+        table: &'static str,
     },
     /// A scan failed.
     #[error("a scan failed")]

@@ -1,6 +1,6 @@
 //! Measures, compiled: for each event type the few steps that it feeds.
 //!
-//! `schemas/measures.json` says which events feed which measure. Read row by row that would be some fifty questions per event; turned
+//! `definitions/measures.json` says which events feed which measure. Read row by row that would be some fifty questions per event; turned
 //! around, per event type, it is a handful of steps, and an event that feeds nothing costs one look-up.
 //!
 //! ```text

@@ -49,6 +49,10 @@ pub struct RunReport {
     pub people: u64,
     /// Values that did not fit their column and were cut to the greatest that does.
     pub saturated: u64,
+    /// Dates of derived tables that were computed, over all of these tables.
+    pub derived_computed: u64,
+    /// Of these, dates whose rows changed.
+    pub derived_changed: u64,
     /// Tries until the commit landed; more than 1 where another aggregator was faster.
     pub attempts: usize,
     /// Wall time, where the caller measured it and put it here: a run reads no clock.

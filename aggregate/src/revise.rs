@@ -103,7 +103,7 @@ impl Standing {
 
 /// A column in the type of the table's schema.
 fn column(batch: &RecordBatch, name: &str) -> Result<ArrayRef> {
-    let schema = (ROLLUP_DAILY.schema)();
+    let schema = ROLLUP_DAILY.schema();
     take(batch, name, schema.field_with_name(name).expect("named by the contract").data_type())
 }
 
@@ -211,7 +211,7 @@ fn merge(fresh: &RecordBatch, old: &RecordBatch, sources: &[(usize, usize)]) -> 
 
 /// All columns of the table but the partition column, which lies in the path.
 fn assemble(content: &RecordBatch, history: &[ArrayRef; 4]) -> RecordBatch {
-    let schema = (ROLLUP_DAILY.schema)();
+    let schema = ROLLUP_DAILY.schema();
     let kept = (0..schema.fields().len())
         .filter(|index| Some(schema.field(*index).name().as_str()) != ROLLUP_DAILY.partition_column);
     let schema = Arc::new(schema.project(&kept.collect::<Vec<_>>()).expect("indices of its own"));

@@ -18,7 +18,7 @@ use schemas::{
 use crate::{accumulator::Accumulator, calendar::OrgDays, program::Programs};
 
 /// Greatest absolute value of a `decimal(20,6)`, in its smallest unit.
-const DECIMAL_MAX: i128 = 10_i128.pow(20) - 1;
+pub(crate) const DECIMAL_MAX: i128 = 10_i128.pow(20) - 1;
 
 /// A person's plan, as the last `subscription.changed` event says. Its own values win: null is null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -227,7 +227,7 @@ impl Day {
 
     /// The columns that are there, in the order of the table's schema.
     pub(crate) fn batch(&self) -> RecordBatch {
-        let schema = (rollup::ROLLUP_DAILY.schema)();
+        let schema = rollup::ROLLUP_DAILY.schema();
         let present = schema
             .fields()
             .iter()

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use jiff::{Timestamp, civil::Date};
 use lake::{CommitError, DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
-    EVENTS,
+    EVENTS, TEAM_MEMBERS,
     rollup::{DEFINITION_VERSION, ROLLUP_DAILY},
 };
 use serde_json::json;
@@ -35,6 +35,7 @@ use crate::{
     Error, Progress, Result, RunReport,
     calendar::OrgCalendar,
     compute::{Done, Shared, Work},
+    derive::{Mode, Tally, derive},
     people::People,
     scope::{Days, Since, Who, days_between, watermark, what_is_new},
 };
@@ -68,7 +69,12 @@ pub struct Memory {
     people: People,
     /// `id` and version of `rollup_daily` that `people` stands for.
     of: Option<(String, i64)>,
+    /// What the derived tables follow from, as they were last found to be in line with it.
+    derived_from: Option<Given>,
 }
+
+/// `id` and version of each table that derived tables follow from and that no derived table is.
+type Given = Vec<Option<(String, i64)>>;
 
 /// As [`refresh`], with nothing remembered of a run before.
 ///
@@ -93,7 +99,27 @@ pub async fn refresh(
     progress: &dyn Progress,
     memory: &mut Memory,
 ) -> Result<RunReport> {
-    Job { lake, orgs, now, progress, what: What::New }.run(memory).await
+    let report = Job { lake, orgs, now, progress, what: What::New }.run(memory).await?;
+    let given = given(lake).await?;
+    if report.events_version.is_none() || memory.derived_from.as_ref() == Some(&given) {
+        return Ok(report);
+    }
+    let tally = derive(lake, Mode::Refresh).await?;
+    memory.derived_from = Some(given);
+    Ok(with(report, tally))
+}
+
+async fn given(lake: &Lake) -> Result<Given> {
+    let mut given = Given::new();
+    for spec in [&ROLLUP_DAILY, &TEAM_MEMBERS] {
+        let head = lake.table(spec).head().await.map_err(Error::table(spec))?;
+        given.push(head.map(|head| (head.table_id().to_owned(), head.version())));
+    }
+    Ok(given)
+}
+
+fn with(report: RunReport, tally: Tally) -> RunReport {
+    RunReport { derived_computed: tally.computed, derived_changed: tally.changed, ..report }
 }
 
 /// Days that are computed again whatever is new, from the events as they are.
@@ -108,7 +134,8 @@ pub struct Rebuild {
 }
 
 /// Computes days again, those that have new events, and those after them that come out otherwise by it. What the days take from those
-/// before (plans, first active days) is taken from the table, unless all days are computed.
+/// before (plans, first active days) is taken from the table, unless all days are computed; then all derived tables are, too. A dry run says
+/// nothing of derived tables.
 ///
 /// # Errors
 /// As [`refresh`].
@@ -119,11 +146,17 @@ pub async fn rebuild(
     progress: &dyn Progress,
     rebuild: &Rebuild,
 ) -> Result<RunReport> {
-    Job { lake, orgs, now, progress, what: What::Days(rebuild) }.run(&mut Memory::default()).await
+    let report = Job { lake, orgs, now, progress, what: What::Days(rebuild) }.run(&mut Memory::default()).await?;
+    if rebuild.dry_run || report.events_version.is_none() {
+        return Ok(report);
+    }
+    let everything = rebuild.from.is_none() && rebuild.to.is_none();
+    Ok(with(report, derive(lake, if everything { Mode::Everything } else { Mode::Refresh }).await?))
 }
 
-/// Brings the rollup up to date, then computes all of it again from the events, and says in `rows_added`, `rows_changed` and
-/// `rows_removed` how that differs from the table: not at all, or something is wrong. Writes nothing of the second.
+/// Brings all tables up to date, then computes all of the rollup again from the events and all derived tables from the rollup, and says in
+/// `rows_added`, `rows_changed`, `rows_removed` and `derived_changed` how that differs from the tables: not at all, or something is wrong. Writes
+/// nothing of the second.
 ///
 /// # Errors
 /// As [`refresh`]; [`Error::Behind`] where new events came in between every time.
@@ -132,7 +165,13 @@ pub async fn verify(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: &
     let mut attempt = 1;
     loop {
         refresh(lake, orgs, now, &(), &mut memory).await?;
-        let compared = Job { lake, orgs, now, progress, what: What::Comparison }.run(&mut Memory::default()).await;
+        let job = Job { lake, orgs, now, progress, what: What::Comparison };
+        let compared = match job.run(&mut Memory::default()).await {
+            Ok(report) if report.events_version.is_some() => {
+                derive(lake, Mode::Comparison).await.map(|tally| with(report, tally))
+            }
+            compared => compared,
+        };
         match compared {
             Err(Error::Behind { .. }) if attempt < COMPARISONS_MAX => attempt += 1,
             compared => return compared,
@@ -216,7 +255,7 @@ impl Job<'_> {
                 let rows = rows_of(&before.files);
                 return Ok(RunReport { events_version: Some(events.version), rows, ..RunReport::default() });
             }
-            What::Comparison if !is_current => return Err(Error::Behind { events_version: events.version }),
+            What::Comparison if !is_current => return Err(Error::Behind { table: ROLLUP_DAILY.name }),
             _ => {}
         }
         let shared = Arc::new(Shared::new(self.lake, events, self.orgs));
@@ -262,7 +301,7 @@ impl Job<'_> {
         let mut head = before.head();
         let version = rollup.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
         people.confirm();
-        *memory = Memory { people, of: Some((before.table_id, version)) };
+        *memory = Memory { people, of: Some((before.table_id, version)), derived_from: remembered.derived_from };
         Ok(RunReport { table_version: Some(version), ..report })
     }
 

@@ -16,7 +16,9 @@ p.add_argument("lake"); p.add_argument("--local-root")
 a = p.parse_args()
 options = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
 out, log = {}, []
-for table in ("events", "dead_letters", "rollup_daily"):
+DERIVED = ("org_daily", "client_mix", "acceptance", "data_health", "active_users", "trend", "cohort_activity", "cohort_retention",
+           "licence_state", "adoption_funnel")
+for table in ("events", "dead_letters", "rollup_daily") + DERIVED:
     t = DeltaTable(f"{a.lake}/{table}", storage_options=options)
     uris = t.file_uris()
     if a.local_root:
@@ -27,7 +29,7 @@ for table in ("events", "dead_letters", "rollup_daily"):
     out[table] = {"version": t.version(), "files": len(uris), "duckdb_rows": rows,
                   "deltalake_rows": sum(batch.num_rows for batch in t.to_pyarrow_dataset().to_batches()),
                   "columns": len(t.schema().fields), "comments": sum(1 for f in t.schema().fields if f.metadata.get("comment"))}
-    if uris and table != "rollup_daily":
+    if uris and table in ("events", "dead_letters"):
         log.append(f"select log_partition, log_offset from {source}")
 if log:
     rows = duckdb.sql("select log_partition, count(*), count(distinct log_offset), min(log_offset), max(log_offset) from ("

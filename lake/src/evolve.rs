@@ -41,7 +41,7 @@ impl Table {
     /// The table's schema with the columns that it lacks; `None` where it lacks none.
     fn grown(&self, head: &Head) -> Result<Option<Value>> {
         let wrong = |detail: String| Error::Columns { table: self.name().to_owned(), detail };
-        let wanted: Schema = (self.spec().schema)().as_ref().clone();
+        let wanted: Schema = self.spec().schema().as_ref().clone();
         let wanted = delta_schema(&wanted);
         let mut schema: Value = serde_json::from_str(head.schema_json()).map_err(|error| wrong(error.to_string()))?;
         let fields = schema["fields"].as_array_mut().ok_or_else(|| wrong("its schema has no fields".into()))?;

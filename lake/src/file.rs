@@ -203,7 +203,7 @@ pub(crate) type Types = BTreeMap<String, DataType>;
 /// The columns of a table whose ranges the log holds: those that rows are sorted, found or accounted for by. Few, since
 /// every reader of the table reads them for every file.
 pub(crate) fn stats_columns(spec: &TableSpec) -> Types {
-    let schema = (spec.schema)();
+    let schema = spec.schema();
     let fields = schema.fields().iter().filter(|field| {
         let number = matches!(field.data_type(), DataType::Timestamp(..) | DataType::Int64 | DataType::Int32);
         Some(field.name().as_str()) != spec.partition_column

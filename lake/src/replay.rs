@@ -10,7 +10,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use jiff::civil::Date;
 use object_store::path::Path;
+use schemas::TableSpec;
 use serde_json::Value;
 
 use crate::{
@@ -101,6 +103,14 @@ impl Entry {
     /// True where it takes rows away.
     pub(crate) fn removes_rows(&self) -> bool {
         self.each("remove").any(|remove| remove["dataChange"].as_bool() != Some(false))
+    }
+
+    /// Table partitions that it brings rows to or takes rows from; `None` where it does not say.
+    pub(crate) fn dates(&self, spec: &TableSpec) -> Option<Vec<Date>> {
+        let column = spec.partition_column?;
+        let changed =
+            self.each("add").chain(self.each("remove")).filter(|file| file["dataChange"].as_bool() != Some(false));
+        changed.map(|file| file["partitionValues"][column].as_str()?.parse().ok()).collect()
     }
 
     /// True where it changes metadata or protocol.

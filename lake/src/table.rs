@@ -1,9 +1,14 @@
 //! A table: its place, its head, its snapshot.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow::datatypes::{DataType, Schema};
 use futures::StreamExt;
+use jiff::civil::Date;
 use object_store::path::Path;
 use schemas::TableSpec;
 use serde_json::{Value, json};
@@ -89,6 +94,8 @@ pub struct News {
     pub added: Vec<DataFile>,
     /// Rows that were there are gone.
     pub rows_removed: bool,
+    /// Table partitions whose rows may be others now; `None` where the log does not say.
+    pub dates: Option<BTreeSet<Date>>,
 }
 
 impl Snapshot {
@@ -177,11 +184,13 @@ impl Table {
     pub async fn news(&self, after: i64, up_to: i64) -> Result<Option<News>> {
         let entries = (after + 1..=up_to).map(|version| async move { (version, self.entry(version).await) });
         let mut entries = futures::stream::iter(entries).buffered(FETCHED_AHEAD_MAX);
-        let mut news = News::default();
+        let mut news = News { dates: Some(BTreeSet::new()), ..News::default() };
         while let Some((version, entry)) = entries.next().await {
             let Some(entry) = entry? else { return Ok(None) };
             news.added.extend(entry.added(self, version)?);
             news.rows_removed |= entry.removes_rows();
+            let dates = news.dates.take().zip(entry.dates(self.spec));
+            news.dates = dates.map(|(known, more)| known.into_iter().chain(more).collect());
         }
         Ok(Some(news))
     }
@@ -234,7 +243,7 @@ impl Table {
             json!({ "protocol": { "minReaderVersion": replay::READER_VERSION, "minWriterVersion": replay::WRITER_VERSION } }),
             json!({ "metaData": {
                 "id": self.place.new_id(), "name": self.spec.name, "format": { "provider": "parquet", "options": {} },
-                "schemaString": delta_schema(&(self.spec.schema)()).to_string(),
+                "schemaString": delta_schema(&self.spec.schema()).to_string(),
                 "partitionColumns": self.spec.partition_column.into_iter().collect::<Vec<_>>(),
                 "configuration": configuration, "createdTime": now_ms,
             } }),

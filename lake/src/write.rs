@@ -120,7 +120,7 @@ impl Table {
         let kept: Vec<usize> = (0..first.num_columns())
             .filter(|index| Some(have.field(*index).name().as_str()) != spec.partition_column)
             .collect();
-        let schema = (spec.schema)();
+        let schema = spec.schema();
         let wanted: Vec<_> =
             schema.fields().iter().filter(|field| Some(field.name().as_str()) != spec.partition_column).collect();
         if kept.len() != wanted.len() {

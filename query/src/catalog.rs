@@ -29,7 +29,7 @@ use datafusion::{
 };
 use jiff::civil::Date;
 use lake::{Head, Lake, Table};
-use schemas::{DEAD_LETTERS, EVENTS, OrgId, TableSpec, rollup::ROLLUP_DAILY};
+use schemas::{DEAD_LETTERS, OrgId, TableSpec, tables};
 use tokio::time::Instant;
 
 use crate::{Error, Result, columns, fence::Fence, settings::Limits};
@@ -68,7 +68,7 @@ impl Pinned {
     /// Full schema, with comments.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
-        (self.spec.schema)()
+        self.spec.schema()
     }
 
     fn is(&self, head: Option<&Head>) -> bool {
@@ -161,7 +161,7 @@ impl Entry {
 
     async fn load(&self, head: Option<&Head>) -> Result<Pinned> {
         let (version, table_id, provider): (_, _, Arc<dyn TableProvider>) = match head {
-            None => (None, String::new(), Arc::new(EmptyTable::new((self.spec.schema)()))),
+            None => (None, String::new(), Arc::new(EmptyTable::new(self.spec.schema()))),
             Some(_) => {
                 let snapshot = self.table.snapshot().await.map_err(|error| self.lake_error(error))?;
                 (Some(snapshot.version), snapshot.table_id.clone(), snapshot.provider())
@@ -175,7 +175,7 @@ struct Inner {
     lake: Lake,
     limits: Limits,
     runtime: Arc<RuntimeEnv>,
-    entries: [Entry; 3],
+    entries: Vec<Entry>,
 }
 
 /// The tables of a lake, to be asked.
@@ -200,12 +200,13 @@ impl Catalog {
         // DataFusion starts with the whole local file system registered.
         let local = url::Url::parse("file:///").expect("a fixed text");
         runtime.deregister_object_store(&local).map_err(|error| Error::Scan(Box::new(error)))?;
-        let entries = [&ROLLUP_DAILY, &EVENTS, &DEAD_LETTERS].map(|spec| Entry {
+        let entry = |spec| Entry {
             spec,
             table: lake.table(spec),
             known: RwLock::default(),
             asking: tokio::sync::Mutex::new(None),
-        });
+        };
+        let entries = tables::all().map(entry).collect();
         let catalog = Self(Arc::new(Inner { lake, limits, runtime, entries }));
         catalog.0.lake.register_object_store(&catalog.empty_session());
         Ok(catalog)
@@ -272,19 +273,17 @@ impl Catalog {
         SessionContext::new_with_state(state)
     }
 
-    /// A session with the tables as `access` may see them, all at their newest versions: `events`, `rollup_daily`,
-    /// `column_comments`, and for an operator `dead_letters`.
+    /// A session with the tables as `access` may see them, all at their newest versions: every table but `dead_letters`, which is for an operator,
+    /// and `column_comments`.
     ///
     /// # Errors
     /// [`Error::Lake`] where a table cannot be read.
     pub async fn session(&self, access: &Access) -> Result<SessionContext> {
         let ctx = self.empty_session();
-        let mut specs = vec![&EVENTS, &ROLLUP_DAILY];
-        if *access == Access::Operator {
-            specs.push(&DEAD_LETTERS);
-        }
-        for spec in &specs {
-            let pinned = self.current(spec).await?;
+        let is_seen = |spec: &&TableSpec| *access == Access::Operator || spec.name != DEAD_LETTERS.name;
+        let specs: Vec<_> = tables::all().filter(is_seen).collect();
+        let current = futures::future::try_join_all(specs.iter().map(|spec| self.current(spec))).await?;
+        for (spec, pinned) in specs.iter().zip(current) {
             ctx.register_table(spec.name, pinned.provider(access)).map_err(Error::engine)?;
         }
         let comments = columns::comments(&specs);

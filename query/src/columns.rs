@@ -66,7 +66,7 @@ pub fn catalogue() -> Value {
 
 /// `column_comments`: `table_name`, `column_name`, `data_type`, `nullable`, `comment`; one row per column, in order.
 pub(crate) fn comments(specs: &[&'static TableSpec]) -> RecordBatch {
-    let schemas: Vec<_> = specs.iter().map(|spec| (spec.name, (spec.schema)())).collect();
+    let schemas: Vec<_> = specs.iter().map(|spec| (spec.name, spec.schema())).collect();
     let fields: Vec<(&str, &Field)> =
         schemas.iter().flat_map(|(name, schema)| schema.fields().iter().map(|field| (*name, field.as_ref()))).collect();
     let text = |of: fn(&(&str, &Field)) -> String| -> ArrayRef {

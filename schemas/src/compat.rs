@@ -7,7 +7,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{registry::SCHEMA_FILES, table::Column};
+use arrow::datatypes::{DataType, SchemaRef};
+
+use crate::{registry::SCHEMA_FILES, table::ColumnType, tables};
 
 /// The contract in one document: every event type's schema and every table's columns.
 #[must_use]
@@ -19,21 +21,34 @@ pub fn contract() -> Value {
             (format!("{name}.v1"), json!({ "properties": schema["properties"], "required": schema["required"] }))
         })
         .collect();
-    let table = |columns: &[Column]| -> Value {
-        let columns = columns.iter().map(|column| {
-            let kind = json!({ "type": format!("{:?}", column.column_type), "nullable": column.nullable });
-            (column.name.to_owned(), kind)
+    let table = |schema: SchemaRef| -> Value {
+        let columns = schema.fields().iter().map(|field| {
+            let kind = json!({ "type": type_name(field.data_type()), "nullable": field.is_nullable() });
+            (field.name().clone(), kind)
         });
         Value::Object(columns.collect())
     };
+    let tables = tables::all().map(|spec| (spec.name.to_owned(), table(spec.schema())));
     json!({
         "events": events,
-        "tables": {
-            "events": table(crate::tables::EVENT_COLUMNS),
-            "dead_letters": table(crate::tables::DEAD_LETTER_COLUMNS),
-            "rollup_daily": table(crate::rollup::columns()),
-        },
+        "tables": tables.collect::<Map<_, _>>(),
     })
+}
+
+/// Names of types as the release has them.
+fn type_name(kind: &DataType) -> String {
+    let types = [
+        ColumnType::Text,
+        ColumnType::Int,
+        ColumnType::Int32,
+        ColumnType::Bool,
+        ColumnType::Decimal,
+        ColumnType::Time,
+        ColumnType::Date,
+        ColumnType::Binary,
+    ];
+    let found = types.into_iter().find(|known| known.arrow() == *kind);
+    format!("{:?}", found.expect("columns have the types of ColumnType"))
 }
 
 /// Every way in which `new` breaks what `old` promised; empty where it only grows.

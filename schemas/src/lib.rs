@@ -5,7 +5,7 @@
 //! ```text
 //! events/*.v1.json ──► registry ──► event::decode ──► Event (envelope + typed values)
 //! tables.rs        ──► TableSpec (Arrow schema, partitioning, sort order) of events, dead_letters
-//! measures.json    ──► rollup    ──► TableSpec of rollup_daily
+//! aggregate/definitions/*.json ──► rollup, breakdown, derived ──► TableSpec of rollup_daily and of all that follows from it
 //! ```
 //!
 //! Invariants:
@@ -16,6 +16,8 @@
 pub mod avro;
 pub mod clients;
 pub mod compat;
+pub mod derived;
+pub mod docs;
 pub mod event;
 mod ids;
 mod members;
@@ -28,7 +30,7 @@ pub mod tables;
 
 pub use ids::{InvalidOrgId, OrgId};
 pub use table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
-pub use tables::{DEAD_LETTERS, EVENTS};
+pub use tables::{DEAD_LETTERS, EVENTS, TEAM_MEMBERS};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! The table that people ask for, `rollup_daily`, and the definition of each of its measures.
 //!
-//! A measure is defined once, in `measures.json`; the column, its comment and the aggregation follow from it.
+//! A measure is defined once, in `aggregate/definitions/measures.json`; the column, its comment and the aggregation follow from it.
 
 use std::sync::LazyLock;
 
@@ -62,6 +62,8 @@ pub struct Measure {
     pub families: Vec<String>,
     /// Version of this definition.
     pub version: i64,
+    /// Who answers for it.
+    pub owner: String,
     /// Meaning.
     pub comment: String,
     /// Aggregation.
@@ -73,7 +75,8 @@ pub struct Measure {
 /// All measures, in the order of their columns.
 pub fn measures() -> &'static [Measure] {
     static MEASURES: LazyLock<Vec<Measure>> = LazyLock::new(|| {
-        serde_json::from_str(include_str!("../measures.json")).expect("the embedded file is valid, a test reads it")
+        serde_json::from_str(include_str!("../../aggregate/definitions/measures.json"))
+            .expect("the embedded file is valid, a test reads it")
     });
     &MEASURES
 }
@@ -150,26 +153,30 @@ pub static PLAN_COLUMNS: &[Column] = &[
     ),
 ];
 
+/// The column of a measure.
+pub(crate) fn measure_column(measure: &'static Measure) -> Column {
+    let comment = format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit);
+    Column {
+        name: measure.name.as_str(),
+        column_type: match measure.measure_type {
+            MeasureType::Int => ColumnType::Int,
+            MeasureType::Decimal => ColumnType::Decimal,
+        },
+        nullable: true,
+        comment: comment.leak(),
+    }
+}
+
 /// Every column of `rollup_daily`, in order.
 pub fn columns() -> &'static [Column] {
     static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
-        let measures = measures().iter().map(|measure| Column {
-            name: measure.name.as_str(),
-            column_type: match measure.measure_type {
-                MeasureType::Int => ColumnType::Int,
-                MeasureType::Decimal => ColumnType::Decimal,
-            },
-            nullable: true,
-            comment: Box::leak(
-                format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit).into_boxed_str(),
-            ),
-        });
+        let measures = measures().iter().map(measure_column);
         KEY_COLUMNS.iter().cloned().chain(measures).chain(PLAN_COLUMNS.iter().cloned()).collect()
     });
     &COLUMNS
 }
 
-fn schema() -> SchemaRef {
+fn schema(_: &str) -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| arrow_schema(columns()));
     SCHEMA.clone()
 }
@@ -177,7 +184,7 @@ fn schema() -> SchemaRef {
 /// One row per (organisation, day, person, product, client type).
 pub static ROLLUP_DAILY: TableSpec = TableSpec {
     name: "rollup_daily",
-    schema,
+    schema_of: schema,
     partition_column: Some("activity_date"),
     sort_columns: &["org_id", "user_key", "product", "client_type"],
     bloom_columns: &[],

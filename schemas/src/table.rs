@@ -60,8 +60,8 @@ pub struct Column {
 pub struct TableSpec {
     /// Name of the table and of its folder.
     pub name: &'static str,
-    /// Full Arrow schema, the partition column included.
-    pub schema: fn() -> SchemaRef,
+    /// Gives the full Arrow schema, the partition column included, for the table's name; see [`TableSpec::schema`].
+    pub schema_of: fn(&'static str) -> SchemaRef,
     /// Partition column (a date), or none.
     pub partition_column: Option<&'static str>,
     /// Rows within each file ascend by these columns, none of which is ever null.
@@ -70,6 +70,14 @@ pub struct TableSpec {
     pub bloom_columns: &'static [&'static str],
     /// Delta table properties.
     pub properties: &'static [(&'static str, &'static str)],
+}
+
+impl TableSpec {
+    /// Full Arrow schema, the partition column included.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        (self.schema_of)(self.name)
+    }
 }
 
 /// Properties of our tables (Delta protocol, "Table Properties"), for other engines that work on them: they keep replaced files and

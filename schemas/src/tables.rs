@@ -1,10 +1,14 @@
-//! The tables that ingest writes: `events` and `dead_letters`.
+//! The tables that are written from outside: `events` and `dead_letters` by ingest, `team_members` by an admin.
 
 use std::sync::LazyLock;
 
 use arrow::datatypes::SchemaRef;
 
-use crate::table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
+use crate::{
+    derived,
+    rollup::ROLLUP_DAILY,
+    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema},
+};
 
 const fn column(name: &'static str, column_type: ColumnType, nullable: bool, comment: &'static str) -> Column {
     Column { name, column_type, nullable, comment }
@@ -146,12 +150,12 @@ pub static DEAD_LETTER_COLUMNS: &[Column] = &[
     column("record_headers", ColumnType::Text, true, "Headers as a JSON object."),
 ];
 
-fn events_schema() -> SchemaRef {
+fn events_schema(_: &str) -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| arrow_schema(EVENT_COLUMNS));
     SCHEMA.clone()
 }
 
-fn dead_letters_schema() -> SchemaRef {
+fn dead_letters_schema(_: &str) -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| arrow_schema(DEAD_LETTER_COLUMNS));
     SCHEMA.clone()
 }
@@ -159,7 +163,7 @@ fn dead_letters_schema() -> SchemaRef {
 /// Every accepted event, as it was sent.
 pub static EVENTS: TableSpec = TableSpec {
     name: "events",
-    schema: events_schema,
+    schema_of: events_schema,
     partition_column: Some("event_date"),
     sort_columns: &["org_id", "user_key", "client_type", "event_time"],
     bloom_columns: &[],
@@ -169,12 +173,47 @@ pub static EVENTS: TableSpec = TableSpec {
 /// Every record that could not become an event.
 pub static DEAD_LETTERS: TableSpec = TableSpec {
     name: "dead_letters",
-    schema: dead_letters_schema,
+    schema_of: dead_letters_schema,
     partition_column: Some("recorded_date"),
     sort_columns: &["log_partition", "log_offset"],
     bloom_columns: &[],
     properties: PROPERTIES,
 };
+
+/// Columns of `team_members`: who belongs to which team, from when to when.
+pub static TEAM_MEMBER_COLUMNS: &[Column] = &[
+    column("org_id", ColumnType::Text, false, "Organisation."),
+    column("team_id", ColumnType::Text, false, "Team."),
+    column("user_key", ColumnType::Text, false, "Person."),
+    column("valid_from", ColumnType::Date, false, "First day of the membership."),
+    column("valid_to", ColumnType::Date, true, "First day after the membership; null while it lasts."),
+];
+
+fn team_members_schema(_: &str) -> SchemaRef {
+    static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| arrow_schema(TEAM_MEMBER_COLUMNS));
+    SCHEMA.clone()
+}
+
+/// Membership of teams, with its history.
+pub static TEAM_MEMBERS: TableSpec = TableSpec {
+    name: "team_members",
+    schema_of: team_members_schema,
+    partition_column: None,
+    sort_columns: &["org_id", "team_id", "user_key", "valid_from"],
+    bloom_columns: &[],
+    properties: PROPERTIES,
+};
+
+/// Every table there is.
+pub fn all() -> impl Iterator<Item = &'static TableSpec> {
+    let given = [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS].into_iter();
+    given.chain(rolled_up())
+}
+
+/// The tables that the aggregator writes, each after those that it reads.
+pub fn rolled_up() -> impl Iterator<Item = &'static TableSpec> {
+    std::iter::once(&ROLLUP_DAILY).chain(derived::specs())
+}
 
 /// Position of a column of `events`. Callers on the hot path ask at compile time.
 #[must_use]

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    EVENTS, clients, compat,
+    EVENTS, clients, compat, docs,
     event::{Cause, Event, FUTURE_TOLERANCE_US, MAX_EVENT_BYTES, Value, decode, event_id_bytes, event_id_text},
     registry::{Registry, SCHEMA_FILES, UNKNOWN_SCHEMA},
     rollup,
@@ -119,6 +119,16 @@ fn the_contract_only_grows() {
 }
 
 #[test]
+fn the_reference_is_that_of_the_definitions() {
+    let file = folder("../docs/metrics.md");
+    if std::env::var_os("DAYBOOK_BLESS").is_some() {
+        fs::write(&file, docs::metrics()).expect("writable");
+    }
+    let page = fs::read_to_string(&file).expect("there");
+    assert_eq!(page, docs::metrics(), "definitions changed: write docs/metrics.md with DAYBOOK_BLESS=1");
+}
+
+#[test]
 fn each_kind_of_break_is_found() {
     type Edit = fn(&mut Json);
     let edits: &[(&str, Edit)] = &[
@@ -169,7 +179,7 @@ fn definitions_are_sound() {
             );
         }
     }
-    let schema = (EVENTS.schema)();
+    let schema = EVENTS.schema();
     for column in EVENTS.sort_columns.iter().chain(&EVENTS.partition_column) {
         assert!(!schema.field_with_name(column).expect("there").is_nullable());
     }

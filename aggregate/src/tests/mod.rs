@@ -2,6 +2,7 @@
 //! in memory.
 
 mod calendar;
+mod derive;
 mod naive;
 mod refresh;
 mod table;
@@ -126,7 +127,7 @@ fn batch(events: &[Ev]) -> RecordBatch {
             }
         }
     };
-    RecordBatch::try_new((EVENTS.schema)(), EVENT_COLUMNS.iter().map(column).collect()).expect("columns of the schema")
+    RecordBatch::try_new(EVENTS.schema(), EVENT_COLUMNS.iter().map(column).collect()).expect("columns of the schema")
 }
 
 /// What a run computes, without tables: passes, walks in batches of `batch_rows`, people. Gives the rows and how many values were cut.
@@ -189,7 +190,7 @@ fn rows_of(batch: &RecordBatch, date: &str, rows: &mut Rows) {
 /// The table's rows.
 async fn rows_of_table(lake: &Lake) -> Rows {
     let snapshot = lake.table(&ROLLUP_DAILY).snapshot().await.expect("the table is there");
-    let schema = (ROLLUP_DAILY.schema)();
+    let schema = ROLLUP_DAILY.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut rows = Rows::new();
     for file in &snapshot.files {

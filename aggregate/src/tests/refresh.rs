@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use schemas::EVENTS;
 
 use super::{
-    Ev, Val, assert_same, batch, event, naive, rows_of_table, sort, t,
+    Ev, Val, assert_same, batch,
+    derive::{Member, assert_meant, dump, set_members},
+    event, naive, rows_of_table, sort, t,
     table::{HOUR, NOON, lake},
     us, utc_date,
 };
@@ -33,6 +35,8 @@ enum Step {
     Erase(usize),
     /// Another zone for the first organisation.
     Zone(usize),
+    /// Teams with these members.
+    Teams(Vec<Member>),
     /// A new process.
     Restart,
 }
@@ -46,24 +50,26 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Compact),
         1 => (0..8_usize).prop_map(Step::Erase),
         1 => (0..ZONES.len()).prop_map(Step::Zone),
+        1 => prop::collection::vec((0..3_usize, 0..2_usize, 0..4_i64, prop::option::of(3..6_i64)), 0..4).prop_map(Step::Teams),
         2 => Just(Step::Restart),
     ]
 }
 
 /// A lake with `events`, and which events lie in which file.
-struct World {
-    lake: Lake,
+pub(super) struct World {
+    pub(super) lake: Lake,
     files: Vec<(DataFile, Vec<Ev>)>,
+    members: Option<Vec<Member>>,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let lake = lake();
         lake.table(&EVENTS).create_if_missing().await.expect("the store works");
-        Self { lake, files: Vec::new() }
+        Self { lake, files: Vec::new(), members: None }
     }
 
-    async fn write(&self, events: &[Ev]) -> Vec<(DataFile, Vec<Ev>)> {
+    pub(super) async fn write(&self, events: &[Ev]) -> Vec<(DataFile, Vec<Ev>)> {
         let mut days: BTreeMap<Date, Vec<Ev>> = BTreeMap::new();
         for event in events {
             days.entry(utc_date(event)).or_default().push(event.clone());
@@ -77,7 +83,7 @@ impl World {
         files
     }
 
-    async fn commit(&mut self, add: Vec<(DataFile, Vec<Ev>)>, remove: Vec<usize>, data_change: bool) {
+    pub(super) async fn commit(&mut self, add: Vec<(DataFile, Vec<Ev>)>, remove: Vec<usize>, data_change: bool) {
         let table = self.lake.table(&EVENTS);
         let snapshot = table.snapshot().await.expect("the store works");
         let active = |path: &str| snapshot.files.iter().find(|file| file.path == path).expect("it is active").clone();
@@ -136,6 +142,10 @@ impl World {
                 assert!(deleted.is_ok(), "{deleted:?}");
             }
             Step::Erase(index) if *index < self.files.len() => self.commit(vec![], vec![*index], true).await,
+            Step::Teams(members) => {
+                set_members(&self.lake, members).await;
+                self.members = Some(members.clone());
+            }
             Step::Erase(_) | Step::Zone(_) | Step::Restart => {}
         }
     }
@@ -166,6 +176,10 @@ async fn plays_out(steps: &[(Step, bool)]) {
         let rows = rows_of_table(&world.lake).await;
         assert_same(&rows, &naive::rollup(&world.events(), &naive::Zones::from([("acme".into(), zone.into())])));
         assert_eq!(rows, rows_of_table(&twin.lake).await, "with its history");
+        assert_meant(&world.lake, world.members.as_deref()).await;
+        for spec in schemas::derived::specs() {
+            assert_eq!(dump(&world.lake, spec).await, dump(&twin.lake, spec).await, "{}", spec.name);
+        }
         let people: std::collections::BTreeSet<_> = rows.keys().map(|key| (&key.0, &key.2)).collect();
         assert_eq!(report.rows, rows.len() as u64);
         if report.table_version.is_some() {
@@ -177,7 +191,7 @@ async fn plays_out(steps: &[(Step, bool)]) {
 proptest! {
     // On demand: PROPTEST_CASES=50000.
     #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(
-        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
     ) })]
     #[test]
     fn a_run_over_what_is_new_is_a_run_over_everything(

@@ -1,7 +1,7 @@
 //! `daybook maintain`.
 
 use clap::Args;
-use schemas::{DEAD_LETTERS, EVENTS, rollup::ROLLUP_DAILY};
+use schemas::tables;
 use serde_json::{Value, json};
 
 use crate::{
@@ -26,9 +26,6 @@ pub(crate) struct MaintainArgs {
     pub(crate) output: Output,
 }
 
-/// Every table of the lake.
-pub(crate) static TABLES: [&schemas::TableSpec; 3] = [&EVENTS, &DEAD_LETTERS, &ROLLUP_DAILY];
-
 const COLUMNS: [&str; 8] = [
     "table",
     "files_merged",
@@ -44,7 +41,10 @@ pub(crate) async fn run(args: &MaintainArgs, sources: &Sources) -> Result<()> {
     let config = sources.config()?;
     let lake = parts::lake(&config)?;
     let mut rows = Vec::new();
-    for spec in TABLES {
+    for spec in tables::all() {
+        if lake.table(spec).head().await.during(format!("cannot read table {}", spec.name))?.is_none() {
+            continue;
+        }
         let report = lake.maintain(spec, &config.maintain, args.vacuum).await;
         let report = json!(report.during(format!("cannot maintain table {}", spec.name))?);
         let cell = |name: &&str| if *name == "table" { Value::from(spec.name) } else { report[*name].clone() };

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use ingest::{log::Log, worker::progress};
-use schemas::{EVENTS, rollup::ROLLUP_DAILY};
+use schemas::{EVENTS, rollup::ROLLUP_DAILY, tables};
 use serde_json::{Value, json};
 
-use super::maintain::TABLES;
 use crate::{
     args::Output,
     config::{Config, Sources},
@@ -40,7 +39,7 @@ pub(crate) async fn run(args: &StatusArgs, sources: &Sources) -> Result<()> {
     let config = sources.config()?;
     let lake = parts::lake(&config)?;
     let mut rows: Vec<Vec<Value>> = Vec::new();
-    for spec in TABLES {
+    for spec in tables::all() {
         let table = lake.table(spec);
         let reading = || format!("cannot read table {}", spec.name);
         if table.head().await.during(reading())?.is_none() {

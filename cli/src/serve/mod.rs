@@ -24,7 +24,6 @@ use tokio_util::sync::CancellationToken;
 use self::health::Health;
 use crate::{
     args::{Role, ServeArgs},
-    commands::maintain::TABLES,
     config::{Config, Sources},
     fault::{During as _, Fault, Result},
     output, parts, registry, telemetry,
@@ -204,7 +203,7 @@ impl Service {
             maintain::Metrics::register(&self.parts.registry).during("cannot set up maintenance's metrics")?;
         let (lake, settings, stopping) = (self.parts.lake.clone(), config.maintain.clone(), self.stopping.clone());
         self.roles.spawn(async move {
-            maintain::serve(lake, TABLES.to_vec(), settings, metrics, stopping).await;
+            maintain::serve(lake, schemas::tables::all().collect(), settings, metrics, stopping).await;
             Ok(())
         });
         Ok(())

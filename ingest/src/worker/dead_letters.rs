@@ -77,7 +77,7 @@ fn batch(topic: &str, day: i32, letters: &[&DeadLetter]) -> RecordBatch {
             columns[at("record_headers")].set_text(row, &headers(record));
         }
     }
-    let schema = (DEAD_LETTERS.schema)();
+    let schema = DEAD_LETTERS.schema();
     let arrays = columns.iter_mut().zip(schema.fields()).map(|(column, field)| {
         let array = column.finish(letters.len());
         arrow::compute::cast(&array, field.data_type()).expect("dictionaries and days cast to their plain types")

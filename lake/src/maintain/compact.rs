@@ -48,7 +48,7 @@ impl Table {
     }
 
     async fn merge(&self, context: &SessionContext, snapshot: &Snapshot, bin: &[DataFile]) -> Result<DataFile> {
-        let schema = (self.spec().schema)();
+        let schema = self.spec().schema();
         let names = schema.fields().iter().map(|field| field.name().as_str());
         let columns: Vec<&str> = names.filter(|name| Some(*name) != self.spec().partition_column).collect();
         let rows = snapshot.sorted_scan(context, bin.to_vec(), &columns, Vec::new())?;

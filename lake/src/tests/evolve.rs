@@ -9,22 +9,23 @@ use super::*;
 use crate::Error;
 
 /// `events` before it had its last two columns.
-static BEFORE: TableSpec = TableSpec { schema: before, ..EVENTS };
+static BEFORE: TableSpec = TableSpec { schema_of: before, ..EVENTS };
 
-fn before() -> SchemaRef {
+fn before(_: &str) -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-        let schema = (EVENTS.schema)();
+        let schema = EVENTS.schema();
         Arc::new(Schema::new(schema.fields()[..schema.fields().len() - 2].to_vec()))
     });
     SCHEMA.clone()
 }
 
 /// A table whose `product` is a number.
-static OTHER: TableSpec = TableSpec { schema: other, ..EVENTS };
+static OTHER: TableSpec = TableSpec { schema_of: other, ..EVENTS };
 
-fn other() -> SchemaRef {
+fn other(_: &str) -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-        let fields = (EVENTS.schema)()
+        let fields = EVENTS
+            .schema()
             .fields()
             .iter()
             .map(|field| match field.name().as_str() {

@@ -258,7 +258,7 @@ impl Request<'_> {
 
     /// Schema of the answer: the table's, with its comments, cut to the columns asked for.
     fn schema(&self) -> SchemaRef {
-        let schema = (ROLLUP_DAILY.schema)();
+        let schema = ROLLUP_DAILY.schema();
         let field = |name: &&str| schema.field_with_name(name).expect("checked when parsed").clone();
         Arc::new(Schema::new(self.asked.columns.iter().map(field).collect::<Vec<_>>()))
     }

@@ -15,7 +15,7 @@ const ALL: &str = "/v1/rollups/daily?from=2026-03-01&to=2026-03-31";
 
 /// What a client reads from an answer in `format`.
 fn read(format: Format, body: &[u8]) -> RecordBatch {
-    let schema = (ROLLUP_DAILY.schema)();
+    let schema = ROLLUP_DAILY.schema();
     let batches: Vec<RecordBatch> = match format {
         Format::Json => {
             let document: Value = serde_json::from_slice(body).expect("JSON");

@@ -114,7 +114,7 @@ impl Row {
     }
 
     pub(super) fn batch(&self, spec: &TableSpec) -> RecordBatch {
-        let schema = (spec.schema)();
+        let schema = spec.schema();
         let columns = schema.fields().iter().enumerate().map(|(index, field)| self.value(field, index));
         RecordBatch::try_new(schema.clone(), columns.collect()).expect("values of the schema's types")
     }
@@ -135,7 +135,7 @@ pub(super) fn rows(day: i32, salt: i64) -> Vec<Row> {
 
 pub(super) fn batch(spec: &TableSpec, rows: &[Row]) -> RecordBatch {
     let batches: Vec<_> = rows.iter().map(|row| row.batch(spec)).collect();
-    concat_batches(&(spec.schema)(), &batches).expect("one schema")
+    concat_batches(&spec.schema(), &batches).expect("one schema")
 }
 
 pub(super) struct World {

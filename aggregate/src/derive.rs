@@ -1,0 +1,423 @@
+//! Derived tables: each is kept in line with the tables that it reads, by the SQL of its definition.
+//!
+//! ```text
+//! logs of the tables read, since the versions that the table stands for ──► dates that changed there ──► dates to compute
+//!                                                                                                        │ some at a time
+//!   dates, tables read (as far back as the definition says), before ──SQL──► rows ◄─────────────────────┘
+//!                                                                             │ against the table, date by date
+//!                                                          one commit: changed dates, versions that they were computed from
+//! ```
+//!
+//! The SQL may name the tables that its definition lists, of which it sees the dates that the rows may reach back to; `dates`, with the dates to
+//! compute as `activity_date`; and in a chain `before`, the table's own rows of the date before. `{sums}` stands for the sums of all measures.
+//!
+//! Invariants:
+//! 1. What a run leaves as it is, is what it would have computed. A date is computed again where a table that it reads changed on a date that it may
+//!    reach back to, where it is new, and in a chain where an earlier one is; everything, where a definition is another or a log tells too little.
+//! 2. One commit carries the changed dates and the versions of what was read, compare-and-swap on the versions before.
+//! 3. The rows depend on the tables read alone: no clock, and one partition, so that sums of floating-point numbers have one order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, AsArray, Date32Array, RecordBatch},
+    compute::concat_batches,
+    datatypes::{DataType, Decimal128Type, Field, Schema},
+};
+use datafusion::{
+    datasource::MemTable,
+    logical_expr::ident,
+    prelude::{SessionConfig, SessionContext},
+};
+use futures::TryStreamExt as _;
+use jiff::{ToSpan as _, civil::Date};
+use lake::{Change, CommitError, DataFile, Lake, Snapshot, Swap};
+use schemas::{
+    ColumnType, TableSpec,
+    derived::{self, Dates, Derived, Source},
+    rollup,
+};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    Error, Result,
+    calendar::{epoch_days, next},
+    columns::take,
+    rows::DECIMAL_MAX,
+};
+
+/// Times that a table is computed again because another aggregator was faster.
+const ATTEMPTS_MAX: usize = 8;
+/// Dates that are computed by one query.
+const DATES_AT_ONCE: usize = 28;
+/// Version of what this code makes of the same tables and definitions.
+const ALGORITHM_VERSION: u32 = 1;
+/// Holds the digest of the definition that a table was computed with.
+const DEFINITION_APP_ID: &str = "daybook/definition";
+
+/// What is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// What changed.
+    Refresh,
+    /// Everything.
+    Everything,
+    /// Everything, of tables that are up to date; writes nothing.
+    Comparison,
+}
+
+/// What was done to derived tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Dates computed, over all tables.
+    pub(crate) computed: u64,
+    /// Of these, dates whose rows differed.
+    pub(crate) changed: u64,
+}
+
+/// Brings all derived tables in line with what they read.
+///
+/// # Errors
+/// Where a table cannot be read or written, or others committed first every time; [`Error::Behind`] where a comparison finds a table that is not
+/// up to date.
+pub(crate) async fn derive(lake: &Lake, mode: Mode) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let mut known = Known::new();
+    for (derived, spec) in derived::derived().iter().zip(derived::specs()) {
+        let job = Job { lake, derived, spec, mode };
+        let mut attempt = 1;
+        let of_table = loop {
+            match job.attempt(&mut known).await {
+                Err(Error::Commit { source: CommitError::Fenced { .. } | CommitError::Conflict { .. } })
+                    if attempt < ATTEMPTS_MAX =>
+                {
+                    tracing::info!(
+                        table = spec.name,
+                        attempt,
+                        "another writer was faster, the table is computed again"
+                    );
+                    attempt += 1;
+                }
+                outcome => break outcome?,
+            }
+        };
+        tally.computed += of_table.computed;
+        tally.changed += of_table.changed;
+    }
+    Ok(tally)
+}
+
+/// A table that is read: its definition, and the version read; `None` where there is no such table yet.
+type Read = (&'static Source, &'static TableSpec, Option<Snapshot>);
+
+/// Tables as they were read first: each is read once, whoever follows from it.
+type Known = BTreeMap<&'static str, Option<Snapshot>>;
+
+struct Job<'a> {
+    lake: &'a Lake,
+    derived: &'static Derived,
+    spec: &'static TableSpec,
+    mode: Mode,
+}
+
+impl Job<'_> {
+    async fn attempt(&self, known: &mut Known) -> Result<Tally> {
+        let table = self.lake.table(self.spec);
+        let before = match self.snapshot(self.spec).await? {
+            Some(before) => before,
+            None => {
+                table.create_if_missing().await.map_err(Error::table(self.spec))?;
+                table.snapshot().await.map_err(Error::table(self.spec))?
+            }
+        };
+        let mut reads = self.reads(known).await?;
+        let is_older = |(_, _, read): &Read| {
+            read.as_ref().is_some_and(|read| before.txns.get(&app_id(read)).is_some_and(|seen| *seen > read.version))
+        };
+        if reads.iter().any(is_older) {
+            // Another aggregator has seen more: what is read now is at least as new as what it saw.
+            known.clear();
+            reads = self.reads(known).await?;
+        }
+        let digest =
+            (xxh3_64(format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.derived.sql()).as_bytes()) >> 1) as i64;
+        let mut versions = vec![(DEFINITION_APP_ID.to_owned(), digest)];
+        versions.extend(reads.iter().filter_map(|(_, _, read)| read.as_ref()).map(|read| (app_id(read), read.version)));
+        let is_current = versions.iter().all(|(app_id, version)| before.txns.get(app_id) == Some(version));
+        match self.mode {
+            Mode::Refresh if is_current => {
+                known.insert(self.spec.name, Some(before));
+                return Ok(Tally::default());
+            }
+            Mode::Comparison if !is_current => return Err(Error::Behind { table: self.spec.name }),
+            _ => {}
+        }
+        let candidates = self.candidates(&reads);
+        let same_definition = before.txns.get(DEFINITION_APP_ID) == Some(&digest);
+        let changed =
+            if self.mode == Mode::Refresh && same_definition { self.changed(&before, &reads).await? } else { None };
+        let standing: BTreeSet<Date> = before.files.iter().filter_map(|file| file.partition_value).collect();
+        let wanted = match changed {
+            Some(changed) => self.wanted(&candidates, &standing, &changed),
+            None => candidates.clone(),
+        };
+        let mut change = Change { operation: "ROLLUP", data_change: true, ..Change::default() };
+        let mut tally = Tally { computed: wanted.len() as u64, changed: 0 };
+        let gone = |file: &&DataFile| file.partition_value.is_none_or(|date| !candidates.contains(&date));
+        change.remove.extend(before.files.iter().filter(gone).cloned());
+        tally.changed += standing.difference(&candidates).count() as u64;
+        self.compute(&before, &reads, &candidates, &wanted, &mut change, &mut tally).await?;
+        if self.mode == Mode::Comparison {
+            return Ok(tally);
+        }
+        change.metrics.insert("datesComputed".into(), json!(tally.computed));
+        change.metrics.insert("datesChanged".into(), json!(tally.changed));
+        let swap = |(app_id, next): (String, i64)| {
+            let expected = before.txns.get(&app_id).copied().unwrap_or(0);
+            Swap { expected, app_id, next }
+        };
+        change.swaps = versions.into_iter().map(swap).collect();
+        let mut head = before.head();
+        table.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
+        Ok(tally)
+    }
+
+    async fn snapshot(&self, spec: &'static TableSpec) -> Result<Option<Snapshot>> {
+        match self.lake.table(spec).snapshot().await {
+            Ok(snapshot) => Ok(Some(snapshot)),
+            Err(lake::Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(Error::table(spec)(error)),
+        }
+    }
+
+    async fn reads(&self, known: &mut Known) -> Result<Vec<Read>> {
+        let mut reads = Vec::new();
+        for source in &self.derived.reads {
+            let spec = derived::source(&source.table).expect("definitions name tables, a test looks");
+            let snapshot = match known.get(spec.name) {
+                Some(snapshot) => snapshot.clone(),
+                None => self.snapshot(spec).await?,
+            };
+            known.insert(spec.name, snapshot.clone());
+            reads.push((source, spec, snapshot));
+        }
+        Ok(reads)
+    }
+
+    /// Every date from the first to the last of the first table that is read.
+    fn candidates(&self, reads: &[Read]) -> BTreeSet<Date> {
+        let files = reads[0].2.iter().flat_map(|read| &read.files);
+        let dates: BTreeSet<Date> = files.filter_map(|file| file.partition_value).collect();
+        let Some((first, last)) = dates.first().zip(dates.last()) else { return BTreeSet::new() };
+        let days = std::iter::successors(Some(*first), |date| Some(next(*date))).take_while(|date| date <= last);
+        days.map(|date| self.date_of(date)).collect()
+    }
+
+    /// The table's date that a day belongs to.
+    fn date_of(&self, day: Date) -> Date {
+        match self.derived.dates {
+            Dates::Day => day,
+            Dates::Week => day.saturating_sub(i32::from(day.weekday().to_monday_zero_offset()).days()),
+        }
+    }
+
+    /// By table read, the dates on which it changed since the version that `before` stands for; `None`: everything may have.
+    async fn changed<'r>(
+        &self,
+        before: &Snapshot,
+        reads: &'r [Read],
+    ) -> Result<Option<Vec<(&'r Source, BTreeSet<Date>)>>> {
+        let mut all = Vec::new();
+        for (source, spec, read) in reads {
+            let Some(read) = read else { continue };
+            let Some(since) = before.txns.get(&app_id(read)).copied() else { return Ok(None) };
+            if since == read.version {
+                continue;
+            }
+            let news = self.lake.table(spec).news(since, read.version).await.map_err(Error::table(spec))?;
+            let Some(dates) = news.and_then(|news| news.dates) else { return Ok(None) };
+            all.push((*source, dates));
+        }
+        Ok(Some(all))
+    }
+
+    fn wanted(
+        &self,
+        candidates: &BTreeSet<Date>,
+        standing: &BTreeSet<Date>,
+        changed: &[(&Source, BTreeSet<Date>)],
+    ) -> BTreeSet<Date> {
+        let mut wanted = BTreeSet::new();
+        for (source, dates) in changed {
+            for date in dates {
+                // In a chain all that comes after follows from it, also where the date itself is gone.
+                let last = match source.days_before.filter(|_| !self.derived.is_chain) {
+                    Some(days) => date.saturating_add(i32::from(days).days()),
+                    None => Date::MAX,
+                };
+                wanted.extend(candidates.range(self.date_of(*date)..=last));
+            }
+        }
+        // New at either end: the tables read need not have changed there, where nobody was active.
+        let is_known = |date: &&Date| standing.first() <= Some(date) && Some(*date) <= standing.last();
+        wanted.extend(candidates.iter().filter(|date| !is_known(date)));
+        if self.derived.is_chain
+            && let Some(first) = wanted.first().copied()
+        {
+            wanted.extend(candidates.range(first..));
+        }
+        wanted
+    }
+
+    /// Computes `wanted`, and adds the dates that differ to `change`.
+    async fn compute(
+        &self,
+        before: &Snapshot,
+        reads: &[Read],
+        candidates: &BTreeSet<Date>,
+        wanted: &BTreeSet<Date>,
+        change: &mut Change,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        if reads.iter().any(|(_, _, read)| read.is_none()) {
+            // Without members there are no teams.
+            tally.changed += before.files.len() as u64;
+            change.remove = before.files.clone();
+            return Ok(());
+        }
+        let wanted: Vec<Date> = wanted.iter().copied().collect();
+        let at_once = if self.derived.is_chain { 1 } else { DATES_AT_ONCE };
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let mut previous: Option<(Date, RecordBatch)> = None;
+        for dates in wanted.chunks(at_once) {
+            if self.derived.is_chain {
+                let day_before = dates[0].yesterday().unwrap_or(Date::MIN);
+                let rows = match previous.take().filter(|(date, _)| *date == day_before) {
+                    Some((_, rows)) => rows,
+                    // Rows of before the first date are about to go.
+                    None if !candidates.contains(&day_before) => RecordBatch::new_empty(self.spec.schema()),
+                    None => self.standing(&context, before, day_before).await?,
+                };
+                register(&context, "before", rows)?;
+            }
+            let rows = self.rows(&context, reads, dates).await?;
+            let of = rows.column(0).as_primitive::<arrow::datatypes::Date32Type>().values();
+            for date in dates {
+                let start = of.partition_point(|day| *day < epoch_days(*date));
+                let end = of.partition_point(|day| *day <= epoch_days(*date));
+                let fresh = rows.slice(start, end - start);
+                let differs = fresh != self.standing(&context, before, *date).await?;
+                if differs {
+                    tally.changed += 1;
+                    if self.mode != Mode::Comparison {
+                        self.replace(before, *date, &fresh, change).await?;
+                    }
+                }
+                if self.derived.is_chain {
+                    previous = Some((*date, fresh));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of `dates`, sorted by date and key, in the table's schema.
+    async fn rows(&self, context: &SessionContext, reads: &[Read], dates: &[Date]) -> Result<RecordBatch> {
+        let days: Date32Array = dates.iter().map(|date| epoch_days(*date)).collect::<Vec<_>>().into();
+        let schema = Schema::new(vec![Field::new("activity_date", DataType::Date32, false)]);
+        let days = RecordBatch::try_new(schema.into(), vec![Arc::new(days)]).expect("one column");
+        register(context, "dates", days)?;
+        let last = dates[dates.len() - 1].saturating_add(if self.derived.dates == Dates::Week { 6 } else { 0 }.days());
+        for (source, spec, read) in reads {
+            let mut read = read.clone().expect("looked at above");
+            let first = source.days_before.map_or(Date::MIN, |days| dates[0].saturating_sub(i32::from(days).days()));
+            read.files.retain(|file| file.partition_value.is_none_or(|date| first <= date && date <= last));
+            context.deregister_table(spec.name).map_err(Error::Scan)?;
+            context.register_table(spec.name, read.provider()).map_err(Error::Scan)?;
+        }
+        let sums = rollup::measures().iter().map(|measure| format!("sum({0}) AS {0}", measure.name));
+        let sql = self.derived.sql().replace("{sums}", &sums.collect::<Vec<_>>().join(",\n    "));
+        let schema = self.spec.schema();
+        let wide = |kind: &DataType| match kind {
+            DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
+            other => other.clone(),
+        };
+        let columns = schema.fields().iter().map(|field| {
+            datafusion::logical_expr::cast(ident(field.name()), wide(field.data_type())).alias(field.name())
+        });
+        let order = std::iter::once("activity_date").chain(self.spec.sort_columns.iter().copied());
+        let order = order.map(|column| ident(column).sort(true, false)).collect();
+        let frame = context.sql(&sql).await.and_then(|frame| frame.select(columns.collect::<Vec<_>>())?.sort(order));
+        let frame = frame.map_err(Error::Scan)?;
+        let batches = frame.collect().await.map_err(Error::Scan)?;
+        let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
+        let Some(first) = batches.first() else { return Ok(RecordBatch::new_empty(schema)) };
+        let all = concat_batches(&first.schema(), &batches).map_err(wrong)?;
+        let columns =
+            all.columns().iter().zip(schema.fields()).map(|(column, field)| narrow(column, field.data_type()));
+        RecordBatch::try_new(schema.clone(), columns.collect()).map_err(wrong)
+    }
+
+    /// The table's rows of a date, in its schema.
+    async fn standing(&self, context: &SessionContext, before: &Snapshot, date: Date) -> Result<RecordBatch> {
+        let schema = self.spec.schema();
+        let files: Vec<DataFile> =
+            before.files.iter().filter(|file| file.partition_value == Some(date)).cloned().collect();
+        let fields = schema.fields().iter().skip(1);
+        let names: Vec<&str> = fields.clone().map(|field| field.name().as_str()).collect();
+        let table = self.lake.table(self.spec);
+        let batches: Vec<RecordBatch> = match files.len() {
+            0 => return Ok(RecordBatch::new_empty(schema)),
+            // A file is sorted by itself, and a date has mostly one.
+            1 => table.read_newest(files, &names).try_collect().await.map_err(Error::table(self.spec))?,
+            _ => {
+                let stream = before.sorted_scan(context, files, &names, Vec::new()).map_err(Error::table(self.spec))?;
+                stream.try_collect().await.map_err(Error::Scan)?
+            }
+        };
+        let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
+        let Some(first) = batches.first() else { return Ok(RecordBatch::new_empty(schema)) };
+        let rows = concat_batches(&first.schema(), &batches).map_err(wrong)?;
+        let dates: ArrayRef = Arc::new(Date32Array::from(vec![epoch_days(date); rows.num_rows()]));
+        let columns = fields.map(|field| take(&rows, field.name(), field.data_type()));
+        let columns = std::iter::once(Ok(dates)).chain(columns).collect::<Result<Vec<_>>>()?;
+        RecordBatch::try_new(schema.clone(), columns).map_err(wrong)
+    }
+
+    async fn replace(&self, before: &Snapshot, date: Date, rows: &RecordBatch, change: &mut Change) -> Result<()> {
+        change.remove.extend(before.files.iter().filter(|file| file.partition_value == Some(date)).cloned());
+        if rows.num_rows() > 0 {
+            let kept: Vec<usize> = (1..rows.num_columns()).collect();
+            let rows = rows.project(&kept).expect("its own columns");
+            let file = self.lake.table(self.spec).write_file(Some(date), &[rows]).await;
+            change.add.push(file.map_err(Error::table(self.spec))?);
+        }
+        Ok(())
+    }
+}
+
+/// What a table that is read is known as in the transactions of those that read it.
+fn app_id(read: &Snapshot) -> String {
+    format!("daybook/derived/{}", read.table_id)
+}
+
+fn register(context: &SessionContext, name: &str, rows: RecordBatch) -> Result<()> {
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows]]).map_err(Error::Scan)?;
+    context.deregister_table(name).map_err(Error::Scan)?;
+    context.register_table(name, Arc::new(table)).map_err(Error::Scan)?;
+    Ok(())
+}
+
+/// A column in the table's type; decimals that it cannot hold become the greatest that it can.
+fn narrow(column: &ArrayRef, wanted: &DataType) -> ArrayRef {
+    if !matches!(wanted, DataType::Decimal128(..)) {
+        return ArrayRef::clone(column);
+    }
+    let values = column.as_primitive::<Decimal128Type>();
+    let values = values.unary::<_, Decimal128Type>(|value| value.clamp(-DECIMAL_MAX, DECIMAL_MAX));
+    Arc::new(values.with_data_type(ColumnType::Decimal.arrow()))
+}

@@ -1,0 +1,227 @@
+//! Tables that follow from `rollup_daily` by SQL: organisations and teams by day, active users, retention, licences, ….
+//!
+//! A derived table is defined in `tables.json` (what it is, its columns, what it reads) and a file of SQL of the same name. `aggregate` keeps it in
+//! line with what it reads.
+
+use std::sync::LazyLock;
+
+use arrow::datatypes::SchemaRef;
+use serde::Deserialize;
+
+use crate::{
+    rollup::{MeasureType, ROLLUP_DAILY, measures},
+    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema},
+    tables::TEAM_MEMBERS,
+};
+
+/// Definition of a derived table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Derived {
+    /// Table.
+    pub table: String,
+    /// What a row is.
+    pub comment: String,
+    /// Version of this definition.
+    pub version: i64,
+    /// Who answers for it.
+    pub owner: String,
+    /// What a date of it stands for.
+    #[serde(default)]
+    pub dates: Dates,
+    /// Its columns after `activity_date` and `org_id` that make the key; rows are sorted by them.
+    pub key: Vec<String>,
+    /// What it reads.
+    pub reads: Vec<Source>,
+    /// It reads its own rows of the date before, as the table `before`.
+    #[serde(default)]
+    pub is_chain: bool,
+    /// Columns after `activity_date` and `org_id`.
+    pub columns: Vec<DerivedColumn>,
+    /// The sums of all measures of `rollup_daily` follow, each as a column of the measure's name.
+    #[serde(default)]
+    pub sums_measures: bool,
+}
+
+/// What a date of a derived table stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dates {
+    /// A day.
+    #[default]
+    Day,
+    /// Monday to Sunday, by the Monday.
+    Week,
+}
+
+/// A table that a derived table reads.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its name.
+    pub table: String,
+    /// How many days before its own date a row may reach; `None` = to the first there is.
+    pub days_before: Option<u16>,
+}
+
+/// A column of a derived table.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DerivedColumn {
+    /// Name.
+    pub name: String,
+    /// Type.
+    #[serde(rename = "type")]
+    pub column_type: DerivedType,
+    /// Unit, where it is a quantity.
+    pub unit: Option<String>,
+    /// It may be null.
+    #[serde(default)]
+    pub nullable: bool,
+    /// Meaning.
+    pub comment: String,
+}
+
+/// Type of a column of a derived table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DerivedType {
+    /// Text.
+    Text,
+    /// 64-bit integer.
+    Int,
+    /// Decimal(20,6).
+    Decimal,
+    /// True or false.
+    Bool,
+    /// Calendar day.
+    Date,
+    /// Instant.
+    Time,
+}
+
+impl DerivedType {
+    fn column_type(self) -> ColumnType {
+        match self {
+            Self::Text => ColumnType::Text,
+            Self::Int => ColumnType::Int,
+            Self::Decimal => ColumnType::Decimal,
+            Self::Bool => ColumnType::Bool,
+            Self::Date => ColumnType::Date,
+            Self::Time => ColumnType::Time,
+        }
+    }
+}
+
+/// All derived tables; each comes after those that it reads.
+pub fn derived() -> &'static [Derived] {
+    static DERIVED: LazyLock<Vec<Derived>> = LazyLock::new(|| {
+        serde_json::from_str(include_str!("../../aggregate/definitions/tables.json"))
+            .expect("the embedded file is valid, a test reads it")
+    });
+    &DERIVED
+}
+
+/// Their specs, in the same order.
+pub fn specs() -> &'static [TableSpec] {
+    static SPECS: LazyLock<Vec<TableSpec>> = LazyLock::new(|| {
+        let spec = |derived: &'static Derived| {
+            let key = derived.key.iter().map(String::as_str);
+            let sort: Vec<&'static str> = std::iter::once("org_id").chain(key).collect();
+            TableSpec {
+                name: derived.table.as_str(),
+                schema_of: schema,
+                partition_column: Some("activity_date"),
+                sort_columns: sort.leak(),
+                bloom_columns: &[],
+                properties: PROPERTIES,
+            }
+        };
+        derived().iter().map(spec).collect()
+    });
+    &SPECS
+}
+
+/// The spec of a table that derived tables may read.
+#[must_use]
+pub fn source(name: &str) -> Option<&'static TableSpec> {
+    let given = [&ROLLUP_DAILY, &TEAM_MEMBERS].into_iter();
+    given.chain(specs()).find(|spec| spec.name == name)
+}
+
+impl Derived {
+    /// The SQL that gives its rows; see `aggregate::derive` for the tables that it may name.
+    #[must_use]
+    pub fn sql(&self) -> &'static str {
+        let found = SQL.iter().find(|(table, _)| *table == self.table);
+        found.expect("a file of SQL for each table, a test looks").1
+    }
+
+    fn columns(&'static self) -> Vec<Column> {
+        let date = match self.dates {
+            Dates::Day => "Day in the organisation's time zone; partition column.",
+            Dates::Week => "Monday of the week, in the organisation's time zone; partition column.",
+        };
+        let column = |name, column_type, comment| Column { name, column_type, nullable: false, comment };
+        let mut columns =
+            vec![column("activity_date", ColumnType::Date, date), column("org_id", ColumnType::Text, "Organisation.")];
+        columns.extend(self.columns.iter().map(|column| Column {
+            name: column.name.as_str(),
+            column_type: column.column_type.column_type(),
+            nullable: column.nullable,
+            comment: match &column.unit {
+                Some(unit) => format!("{} [{unit}].", column.comment.trim_end_matches('.')).leak(),
+                None => column.comment.as_str(),
+            },
+        }));
+        if self.sums_measures {
+            columns.extend(measures().iter().map(|measure| {
+                Column {
+                    name: measure.name.as_str(),
+                    column_type: match measure.measure_type {
+                        MeasureType::Int => ColumnType::Int,
+                        MeasureType::Decimal => ColumnType::Decimal,
+                    },
+                    nullable: true,
+                    comment: format!(
+                        "{} Sum over people and clients [{}]; null where none is instrumented.",
+                        measure.comment, measure.unit
+                    )
+                    .leak(),
+                }
+            }));
+        }
+        columns
+    }
+}
+
+fn schema(name: &str) -> SchemaRef {
+    static SCHEMAS: LazyLock<Vec<(&str, SchemaRef)>> = LazyLock::new(|| {
+        let schema = |derived: &'static Derived| (derived.table.as_str(), arrow_schema(&derived.columns()));
+        derived().iter().map(schema).collect()
+    });
+    let found = SCHEMAS.iter().find(|(table, _)| *table == name);
+    SchemaRef::clone(&found.expect("the name of a derived table").1)
+}
+
+macro_rules! sql {
+    ($($table:literal),+ $(,)?) => {
+        /// SQL by table.
+        static SQL: &[(&str, &str)] =
+            &[$(($table, include_str!(concat!("../../aggregate/definitions/", $table, ".sql")))),+];
+    };
+}
+
+sql!(
+    "org_daily",
+    "team_daily",
+    "client_mix",
+    "acceptance",
+    "data_health",
+    "active_users",
+    "trend",
+    "cohort_activity",
+    "cohort_retention",
+    "licence_state",
+    "adoption_funnel",
+);

@@ -1,0 +1,88 @@
+//! The reference of tables and measures, written from their definitions.
+
+use std::fmt::Write as _;
+
+use crate::{
+    TableSpec,
+    derived::derived,
+    rollup::{self, Op, ROLLUP_DAILY},
+};
+
+/// `docs/metrics.md`.
+///
+/// # Panics
+/// Never: text can always be written to.
+#[must_use]
+pub fn metrics() -> String {
+    let mut text = String::from(
+        "# Measures and tables\n\nWritten from `aggregate/definitions/`, by `DAYBOOK_BLESS=1 cargo xtask test`; edit the definitions, not this page.\n\n\
+         A measure is NULL where the client does not report its family, and 0 where it reported none.\n\n## Measures of `rollup_daily`\n\n\
+         | measure | unit | meaning | made from | families | version | owner |\n|---|---|---|---|---|---|---|\n",
+    );
+    for measure in rollup::measures() {
+        let feeds = measure.feeds.iter().map(|feed| {
+            let types = feed.types.iter().map(|name| name.trim_start_matches("dev.daybook."));
+            let types = types.collect::<Vec<_>>().join(", ");
+            let types = if types == "*" { "all events".to_owned() } else { format!("`{types}`") };
+            let filter = feed.filter.iter().map(|(column, allowed)| {
+                let allowed = allowed.iter().map(|value| value.as_deref().unwrap_or("NULL"));
+                format!(" where {column} is {}", allowed.collect::<Vec<_>>().join(" or "))
+            });
+            let filter = filter.collect::<String>();
+            match (measure.op, &feed.column) {
+                (Op::Sum, Some(column)) => format!("sum of {column} of {types}{filter}"),
+                (Op::Distinct, Some(column)) => format!("distinct {column} of {types}{filter}"),
+                _ => format!("number of {types}{filter}"),
+            }
+        });
+        writeln!(
+            text,
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
+            measure.name,
+            measure.unit,
+            measure.comment,
+            feeds.collect::<Vec<_>>().join("; "),
+            measure.families.join(", "),
+            measure.version,
+            measure.owner,
+        )
+        .expect("text");
+    }
+    table(&mut text, &ROLLUP_DAILY, "A person's day with one client. It has all measures as columns, too.", |name| {
+        rollup::measures().iter().all(|measure| measure.name != name)
+    });
+    for (derived, spec) in derived().iter().zip(crate::derived::specs()) {
+        let all = if derived.sums_measures { " It has the sums of all measures as columns, too." } else { "" };
+        let reads = derived.reads.iter().map(|read| match read.days_before {
+            Some(0) => format!("`{}` of the same dates", read.table),
+            Some(days) => format!("`{}` of the date and {days} days before", read.table),
+            None => format!("`{}`", read.table),
+        });
+        let reads = reads.collect::<Vec<_>>().join(", ");
+        let before = if derived.is_chain { ", and its own rows of the day before" } else { "" };
+        let about = format!(
+            "{}{all} Follows from {reads}{before}: `{}.sql`, version {}, owner {}.",
+            derived.comment, derived.table, derived.version, derived.owner
+        );
+        let listed = |name: &str| {
+            !derived.sums_measures
+                || derived.columns.iter().any(|column| column.name == name)
+                || name.ends_with("_date")
+                || name == "org_id"
+        };
+        table(&mut text, spec, &about, listed);
+    }
+    text
+}
+
+fn table(text: &mut String, spec: &TableSpec, about: &str, listed: impl Fn(&str) -> bool) {
+    let key = spec.partition_column.into_iter().chain(spec.sort_columns.iter().copied());
+    let key = key.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    writeln!(text, "\n## `{}`\n\n{about} Key: {key}.\n\n| column | type | meaning |\n|---|---|---|", spec.name)
+        .expect("text");
+    for field in spec.schema().fields().iter().filter(|field| listed(field.name())) {
+        let comment = field.metadata().get("comment").map_or("", String::as_str);
+        let null = if field.is_nullable() { ", may be NULL" } else { "" };
+        writeln!(text, "| `{}` | {}{null} | {comment} |", field.name(), field.data_type()).expect("text");
+    }
+}
