@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use arrow::{compute::concat_batches, record_batch::RecordBatch};
 use datafusion::{
     common::ScalarValue,
     logical_expr::{Expr, lit},
@@ -29,6 +28,7 @@ use crate::{
     revise::{Changes, revise},
     rows::Day,
     scope::{Days, Who},
+    standing::standing,
     walk::Walk,
 };
 
@@ -133,8 +133,12 @@ impl Work<'_> {
                 ControlFlow::Continue(date) => {
                     tracing::debug!(%date, "days after this one take something else from it now, and are computed too");
                     people.reset();
-                    let dates = self.before.files.iter().filter_map(|file| file.partition_value);
-                    let later = dates.filter(|later| *later > date).map(|later| (later, Who::Everyone));
+                    let later = self
+                        .before
+                        .dates()
+                        .into_iter()
+                        .filter(|later| *later > date)
+                        .map(|later| (later, Who::Everyone));
                     wanted.get_or_insert_default().extend(later);
                 }
             }
@@ -151,11 +155,10 @@ impl Work<'_> {
     ) -> Result<ControlFlow<Done, Date>> {
         let plan = passes(&files_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
         progress.planned(plan.iter().map(|pass| pass.days as u64).sum());
-        let standing: BTreeSet<Date> = self.before.files.iter().filter_map(|file| file.partition_value).collect();
         // Days with rows that stay as they are, for some people at least.
         let is_left =
             |date: &Date| wanted.is_some_and(|wanted| wanted.get(date).is_none_or(|who| *who != Who::Everyone));
-        let left: BTreeSet<Date> = standing.into_iter().filter(is_left).collect();
+        let left: BTreeSet<Date> = self.before.dates().into_iter().filter(is_left).collect();
         let walks = futures::stream::iter(plan)
             .map(|pass| {
                 let shared = Arc::clone(self.shared);
@@ -209,12 +212,11 @@ impl Work<'_> {
 
     /// Compares a day with the table and, where it changed, writes it and adds its files to `change`.
     async fn settle(&self, day: &Day, who: &Who, change: &mut Change) -> Result<Changes> {
-        let old_files: Vec<DataFile> =
-            self.before.files.iter().filter(|file| file.partition_value == Some(day.date)).cloned().collect();
+        let old_files = self.before.files_of(day.date);
         if day.rows() == 0 && old_files.is_empty() {
             return Ok(Changes::default());
         }
-        let old = self.standing(&old_files).await?;
+        let old = standing(self.rollup, self.before, &self.shared.context, day.date).await?;
         let revised = revise(day, who, &old, self.watermark_us, self.now)?;
         if !revised.changes.any() || self.is_dry {
             return Ok(revised.changes);
@@ -227,19 +229,5 @@ impl Work<'_> {
         }
         change.remove.extend(old_files);
         Ok(revised.changes)
-    }
-
-    /// The table's rows of a day, sorted.
-    async fn standing(&self, files: &[DataFile]) -> Result<RecordBatch> {
-        let schema = ROLLUP_DAILY.schema();
-        if files.is_empty() {
-            return Ok(RecordBatch::new_empty(schema));
-        }
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let scan = self.before.sorted_scan(&self.shared.context, files.to_vec(), &names, Vec::new());
-        let stream = scan.map_err(Error::table(&ROLLUP_DAILY))?;
-        let schema = stream.schema();
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(Error::Scan)?;
-        concat_batches(&schema, &batches).map_err(|error| Error::Scan(error.into()))
     }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The SQL may name the tables that its definition lists, of which it sees the dates that the rows may reach back to; `dates`, with the dates to
-//! compute as `activity_date`; and in a chain `before`, the table's own rows of the date before. `{sums}` stands for the sums of all measures.
+//! compute as `activity_date`; and in a chain `before`, the table's own rows of the date before.
 //!
 //! Invariants:
 //! 1. What a run leaves as it is, is what it would have computed. A date is computed again where a table that it reads changed on a date that it may
@@ -25,20 +25,18 @@ use std::{
 use arrow::{
     array::{ArrayRef, AsArray, Date32Array, RecordBatch},
     compute::concat_batches,
-    datatypes::{DataType, Decimal128Type, Field, Schema},
+    datatypes::{DataType, Date32Type, Decimal128Type, Field, Schema},
 };
 use datafusion::{
     datasource::MemTable,
-    logical_expr::ident,
+    logical_expr::{cast, ident},
     prelude::{SessionConfig, SessionContext},
 };
-use futures::TryStreamExt as _;
 use jiff::{ToSpan as _, civil::Date};
-use lake::{Change, CommitError, DataFile, Lake, Snapshot, Swap};
+use lake::{Change, DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
     ColumnType, TableSpec,
     derived::{self, Dates, Derived, Source},
-    rollup,
 };
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
@@ -46,12 +44,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     Error, Result,
     calendar::{epoch_days, next},
-    columns::take,
     rows::DECIMAL_MAX,
+    run::ATTEMPTS_MAX,
+    standing::standing,
 };
 
-/// Times that a table is computed again because another aggregator was faster.
-const ATTEMPTS_MAX: usize = 8;
 /// Dates that are computed by one query.
 const DATES_AT_ONCE: usize = 28;
 /// Version of what this code makes of the same tables and definitions.
@@ -88,18 +85,12 @@ pub(crate) async fn derive(lake: &Lake, mode: Mode) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut known = Known::new();
     for (derived, spec) in derived::derived().iter().zip(derived::specs()) {
-        let job = Job { lake, derived, spec, mode };
+        let job = Job { lake, table: lake.table(spec), derived, sql: derived.sql(), mode };
         let mut attempt = 1;
         let of_table = loop {
             match job.attempt(&mut known).await {
-                Err(Error::Commit { source: CommitError::Fenced { .. } | CommitError::Conflict { .. } })
-                    if attempt < ATTEMPTS_MAX =>
-                {
-                    tracing::info!(
-                        table = spec.name,
-                        attempt,
-                        "another writer was faster, the table is computed again"
-                    );
+                Err(error) if error.is_lost_race() && attempt < ATTEMPTS_MAX => {
+                    tracing::info!(table = spec.name, attempt, "another writer was faster, the table starts again");
                     attempt += 1;
                 }
                 outcome => break outcome?,
@@ -119,21 +110,18 @@ type Known = BTreeMap<&'static str, Option<Snapshot>>;
 
 struct Job<'a> {
     lake: &'a Lake,
+    table: Table,
     derived: &'static Derived,
-    spec: &'static TableSpec,
+    sql: String,
     mode: Mode,
 }
 
 impl Job<'_> {
     async fn attempt(&self, known: &mut Known) -> Result<Tally> {
-        let table = self.lake.table(self.spec);
-        let before = match self.snapshot(self.spec).await? {
-            Some(before) => before,
-            None => {
-                table.create_if_missing().await.map_err(Error::table(self.spec))?;
-                table.snapshot().await.map_err(Error::table(self.spec))?
-            }
-        };
+        let spec = self.table.spec();
+        // Adds the columns that a table of an older version lacks.
+        self.table.create_if_missing().await.map_err(Error::table(spec))?;
+        let before = self.table.snapshot().await.map_err(Error::table(spec))?;
         let mut reads = self.reads(known).await?;
         let is_older = |(_, _, read): &Read| {
             read.as_ref().is_some_and(|read| before.txns.get(&app_id(read)).is_some_and(|seen| *seen > read.version))
@@ -143,24 +131,23 @@ impl Job<'_> {
             known.clear();
             reads = self.reads(known).await?;
         }
-        let digest =
-            (xxh3_64(format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.derived.sql()).as_bytes()) >> 1) as i64;
+        let digest = (xxh3_64(format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.sql).as_bytes()) >> 1) as i64;
         let mut versions = vec![(DEFINITION_APP_ID.to_owned(), digest)];
         versions.extend(reads.iter().filter_map(|(_, _, read)| read.as_ref()).map(|read| (app_id(read), read.version)));
         let is_current = versions.iter().all(|(app_id, version)| before.txns.get(app_id) == Some(version));
         match self.mode {
             Mode::Refresh if is_current => {
-                known.insert(self.spec.name, Some(before));
+                known.insert(spec.name, Some(before));
                 return Ok(Tally::default());
             }
-            Mode::Comparison if !is_current => return Err(Error::Behind { table: self.spec.name }),
+            Mode::Comparison if !is_current => return Err(Error::Behind { table: spec.name }),
             _ => {}
         }
         let candidates = self.candidates(&reads);
         let same_definition = before.txns.get(DEFINITION_APP_ID) == Some(&digest);
         let changed =
             if self.mode == Mode::Refresh && same_definition { self.changed(&before, &reads).await? } else { None };
-        let standing: BTreeSet<Date> = before.files.iter().filter_map(|file| file.partition_value).collect();
+        let standing = before.dates();
         let wanted = match changed {
             Some(changed) => self.wanted(&candidates, &standing, &changed),
             None => candidates.clone(),
@@ -182,16 +169,8 @@ impl Job<'_> {
         };
         change.swaps = versions.into_iter().map(swap).collect();
         let mut head = before.head();
-        table.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
+        self.table.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
         Ok(tally)
-    }
-
-    async fn snapshot(&self, spec: &'static TableSpec) -> Result<Option<Snapshot>> {
-        match self.lake.table(spec).snapshot().await {
-            Ok(snapshot) => Ok(Some(snapshot)),
-            Err(lake::Error::Missing { .. }) => Ok(None),
-            Err(error) => Err(Error::table(spec)(error)),
-        }
     }
 
     async fn reads(&self, known: &mut Known) -> Result<Vec<Read>> {
@@ -200,7 +179,11 @@ impl Job<'_> {
             let spec = derived::source(&source.table).expect("definitions name tables, a test looks");
             let snapshot = match known.get(spec.name) {
                 Some(snapshot) => snapshot.clone(),
-                None => self.snapshot(spec).await?,
+                None => match self.lake.table(spec).snapshot().await {
+                    Ok(snapshot) => Some(snapshot),
+                    Err(lake::Error::Missing { .. }) => None,
+                    Err(error) => return Err(Error::table(spec)(error)),
+                },
             };
             known.insert(spec.name, snapshot.clone());
             reads.push((source, spec, snapshot));
@@ -208,10 +191,13 @@ impl Job<'_> {
         Ok(reads)
     }
 
-    /// Every date from the first to the last of the first table that is read.
+    /// Every date from the first to the last of the first table that is read; none where a table is not there: without members there are no
+    /// teams.
     fn candidates(&self, reads: &[Read]) -> BTreeSet<Date> {
-        let files = reads[0].2.iter().flat_map(|read| &read.files);
-        let dates: BTreeSet<Date> = files.filter_map(|file| file.partition_value).collect();
+        if reads.iter().any(|(_, _, read)| read.is_none()) {
+            return BTreeSet::new();
+        }
+        let dates = reads[0].2.as_ref().map(Snapshot::dates).unwrap_or_default();
         let Some((first, last)) = dates.first().zip(dates.last()) else { return BTreeSet::new() };
         let days = std::iter::successors(Some(*first), |date| Some(next(*date))).take_while(|date| date <= last);
         days.map(|date| self.date_of(date)).collect()
@@ -222,6 +208,14 @@ impl Job<'_> {
         match self.derived.dates {
             Dates::Day => day,
             Dates::Week => day.saturating_sub(i32::from(day.weekday().to_monday_zero_offset()).days()),
+        }
+    }
+
+    /// The last day of a date of the table.
+    fn last_day(&self, date: Date) -> Date {
+        match self.derived.dates {
+            Dates::Day => date,
+            Dates::Week => date.saturating_add(6.days()),
         }
     }
 
@@ -283,12 +277,6 @@ impl Job<'_> {
         change: &mut Change,
         tally: &mut Tally,
     ) -> Result<()> {
-        if reads.iter().any(|(_, _, read)| read.is_none()) {
-            // Without members there are no teams.
-            tally.changed += before.files.len() as u64;
-            change.remove = before.files.clone();
-            return Ok(());
-        }
         let wanted: Vec<Date> = wanted.iter().copied().collect();
         let at_once = if self.derived.is_chain { 1 } else { DATES_AT_ONCE };
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
@@ -299,18 +287,18 @@ impl Job<'_> {
                 let rows = match previous.take().filter(|(date, _)| *date == day_before) {
                     Some((_, rows)) => rows,
                     // Rows of before the first date are about to go.
-                    None if !candidates.contains(&day_before) => RecordBatch::new_empty(self.spec.schema()),
-                    None => self.standing(&context, before, day_before).await?,
+                    None if !candidates.contains(&day_before) => RecordBatch::new_empty(self.table.spec().schema()),
+                    None => standing(&self.table, before, &context, day_before).await?,
                 };
                 register(&context, "before", rows)?;
             }
             let rows = self.rows(&context, reads, dates).await?;
-            let of = rows.column(0).as_primitive::<arrow::datatypes::Date32Type>().values();
+            let of = rows.column(0).as_primitive::<Date32Type>().values();
             for date in dates {
                 let start = of.partition_point(|day| *day < epoch_days(*date));
                 let end = of.partition_point(|day| *day <= epoch_days(*date));
                 let fresh = rows.slice(start, end - start);
-                let differs = fresh != self.standing(&context, before, *date).await?;
+                let differs = fresh != standing(&self.table, before, &context, *date).await?;
                 if differs {
                     tally.changed += 1;
                     if self.mode != Mode::Comparison {
@@ -331,27 +319,26 @@ impl Job<'_> {
         let schema = Schema::new(vec![Field::new("activity_date", DataType::Date32, false)]);
         let days = RecordBatch::try_new(schema.into(), vec![Arc::new(days)]).expect("one column");
         register(context, "dates", days)?;
-        let last = dates[dates.len() - 1].saturating_add(if self.derived.dates == Dates::Week { 6 } else { 0 }.days());
+        let last = self.last_day(dates[dates.len() - 1]);
         for (source, spec, read) in reads {
-            let mut read = read.clone().expect("looked at above");
+            let mut read = read.clone().expect("without it there are no dates");
             let first = source.days_before.map_or(Date::MIN, |days| dates[0].saturating_sub(i32::from(days).days()));
             read.files.retain(|file| file.partition_value.is_none_or(|date| first <= date && date <= last));
             context.deregister_table(spec.name).map_err(Error::Scan)?;
             context.register_table(spec.name, read.provider()).map_err(Error::Scan)?;
         }
-        let sums = rollup::measures().iter().map(|measure| format!("sum({0}) AS {0}", measure.name));
-        let sql = self.derived.sql().replace("{sums}", &sums.collect::<Vec<_>>().join(",\n    "));
-        let schema = self.spec.schema();
+        let spec = self.table.spec();
+        let schema = spec.schema();
         let wide = |kind: &DataType| match kind {
             DataType::Decimal128(_, scale) => DataType::Decimal128(38, *scale),
             other => other.clone(),
         };
-        let columns = schema.fields().iter().map(|field| {
-            datafusion::logical_expr::cast(ident(field.name()), wide(field.data_type())).alias(field.name())
-        });
-        let order = std::iter::once("activity_date").chain(self.spec.sort_columns.iter().copied());
+        let columns =
+            schema.fields().iter().map(|field| cast(ident(field.name()), wide(field.data_type())).alias(field.name()));
+        let order = std::iter::once("activity_date").chain(spec.sort_columns.iter().copied());
         let order = order.map(|column| ident(column).sort(true, false)).collect();
-        let frame = context.sql(&sql).await.and_then(|frame| frame.select(columns.collect::<Vec<_>>())?.sort(order));
+        let frame =
+            context.sql(&self.sql).await.and_then(|frame| frame.select(columns.collect::<Vec<_>>())?.sort(order));
         let frame = frame.map_err(Error::Scan)?;
         let batches = frame.collect().await.map_err(Error::Scan)?;
         let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
@@ -362,39 +349,13 @@ impl Job<'_> {
         RecordBatch::try_new(schema.clone(), columns.collect()).map_err(wrong)
     }
 
-    /// The table's rows of a date, in its schema.
-    async fn standing(&self, context: &SessionContext, before: &Snapshot, date: Date) -> Result<RecordBatch> {
-        let schema = self.spec.schema();
-        let files: Vec<DataFile> =
-            before.files.iter().filter(|file| file.partition_value == Some(date)).cloned().collect();
-        let fields = schema.fields().iter().skip(1);
-        let names: Vec<&str> = fields.clone().map(|field| field.name().as_str()).collect();
-        let table = self.lake.table(self.spec);
-        let batches: Vec<RecordBatch> = match files.len() {
-            0 => return Ok(RecordBatch::new_empty(schema)),
-            // A file is sorted by itself, and a date has mostly one.
-            1 => table.read_newest(files, &names).try_collect().await.map_err(Error::table(self.spec))?,
-            _ => {
-                let stream = before.sorted_scan(context, files, &names, Vec::new()).map_err(Error::table(self.spec))?;
-                stream.try_collect().await.map_err(Error::Scan)?
-            }
-        };
-        let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
-        let Some(first) = batches.first() else { return Ok(RecordBatch::new_empty(schema)) };
-        let rows = concat_batches(&first.schema(), &batches).map_err(wrong)?;
-        let dates: ArrayRef = Arc::new(Date32Array::from(vec![epoch_days(date); rows.num_rows()]));
-        let columns = fields.map(|field| take(&rows, field.name(), field.data_type()));
-        let columns = std::iter::once(Ok(dates)).chain(columns).collect::<Result<Vec<_>>>()?;
-        RecordBatch::try_new(schema.clone(), columns).map_err(wrong)
-    }
-
     async fn replace(&self, before: &Snapshot, date: Date, rows: &RecordBatch, change: &mut Change) -> Result<()> {
-        change.remove.extend(before.files.iter().filter(|file| file.partition_value == Some(date)).cloned());
+        change.remove.extend(before.files_of(date));
         if rows.num_rows() > 0 {
             let kept: Vec<usize> = (1..rows.num_columns()).collect();
             let rows = rows.project(&kept).expect("its own columns");
-            let file = self.lake.table(self.spec).write_file(Some(date), &[rows]).await;
-            change.add.push(file.map_err(Error::table(self.spec))?);
+            let file = self.table.write_file(Some(date), &[rows]).await;
+            change.add.push(file.map_err(Error::table(self.table.spec()))?);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@
 //! | `walk` | the state machine; duplicates |
 //! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
 //! | `scope`, `plan` | which days, and whose rows of them; which files for them |
-//! | `compute`, `run` | reading, walking, comparing; snapshots and the commit |
+//! | `compute`, `standing`, `run` | reading, walking, comparing; rows that a table has; snapshots and the commit |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
 //! | `serve`, `metrics`, `status` | the service |
 //!
@@ -43,6 +43,7 @@ mod rows;
 mod run;
 mod scope;
 mod serve;
+mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -142,5 +143,10 @@ pub enum Error {
 impl Error {
     fn table(spec: &'static schemas::TableSpec) -> impl Fn(lake::Error) -> Self {
         |source| Self::Table { table: spec.name, source }
+    }
+
+    /// Another aggregator committed first: what it left is the place to start again from.
+    fn is_lost_race(&self) -> bool {
+        matches!(self, Self::Commit { source: lake::CommitError::Fenced { .. } | lake::CommitError::Conflict { .. } })
     }
 }

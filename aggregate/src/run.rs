@@ -24,7 +24,7 @@
 use std::sync::Arc;
 
 use jiff::{Timestamp, civil::Date};
-use lake::{CommitError, DataFile, Lake, Snapshot, Swap, Table};
+use lake::{DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
     EVENTS, TEAM_MEMBERS,
     rollup::{DEFINITION_VERSION, ROLLUP_DAILY},
@@ -41,7 +41,7 @@ use crate::{
 };
 
 /// Times that a run starts again because another aggregator was faster.
-const ATTEMPTS_MAX: usize = 8;
+pub(crate) const ATTEMPTS_MAX: usize = 8;
 /// Times that a comparison is put off because new events came in after the rollup was brought up to date.
 const COMPARISONS_MAX: usize = 32;
 
@@ -84,11 +84,11 @@ pub async fn run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: &dyn
     refresh(lake, orgs, now, progress, &mut Memory::default()).await
 }
 
-/// Brings `rollup_daily` in line with the newest version of `events`, at the cost of the days that have new events. Run again over the
-/// same events it changes nothing; run by two aggregators at once, one wins and the other finds its work done.
+/// Brings `rollup_daily` in line with the newest version of `events`, at the cost of the days that have new events, and derived tables with
+/// that. Run again over the same events it changes nothing; run by two aggregators at once, one wins and the other finds its work done.
 ///
-/// `now` becomes the `computed_at` of rows that change; nothing else depends on it. Dropping the future is safe: either the
-/// commit was made or it was not.
+/// `now` becomes the `computed_at` of rows that change; nothing else depends on it. Dropping the future is safe: each table's commit was made
+/// or it was not, and the next call makes those that were not.
 ///
 /// # Errors
 /// Where a table cannot be read or written, or others committed first every time.
@@ -99,7 +99,7 @@ pub async fn refresh(
     progress: &dyn Progress,
     memory: &mut Memory,
 ) -> Result<RunReport> {
-    let report = Job { lake, orgs, now, progress, what: What::New }.run(memory).await?;
+    let report = roll_up(lake, orgs, now, progress, memory).await?;
     let given = given(lake).await?;
     if report.events_version.is_none() || memory.derived_from.as_ref() == Some(&given) {
         return Ok(report);
@@ -107,6 +107,17 @@ pub async fn refresh(
     let tally = derive(lake, Mode::Refresh).await?;
     memory.derived_from = Some(given);
     Ok(with(report, tally))
+}
+
+/// `rollup_daily` alone, as [`refresh`] brings it in line.
+pub(crate) async fn roll_up(
+    lake: &Lake,
+    orgs: &OrgCalendar,
+    now: Timestamp,
+    progress: &dyn Progress,
+    memory: &mut Memory,
+) -> Result<RunReport> {
+    Job { lake, orgs, now, progress, what: What::New }.run(memory).await
 }
 
 async fn given(lake: &Lake) -> Result<Given> {
@@ -146,12 +157,13 @@ pub async fn rebuild(
     progress: &dyn Progress,
     rebuild: &Rebuild,
 ) -> Result<RunReport> {
-    let report = Job { lake, orgs, now, progress, what: What::Days(rebuild) }.run(&mut Memory::default()).await?;
+    let what = What::Days(rebuild);
+    let report = Job { lake, orgs, now, progress, what }.run(&mut Memory::default()).await?;
     if rebuild.dry_run || report.events_version.is_none() {
         return Ok(report);
     }
-    let everything = rebuild.from.is_none() && rebuild.to.is_none();
-    Ok(with(report, derive(lake, if everything { Mode::Everything } else { Mode::Refresh }).await?))
+    let mode = if what.is_everything() { Mode::Everything } else { Mode::Refresh };
+    Ok(with(report, derive(lake, mode).await?))
 }
 
 /// Brings all tables up to date, then computes all of the rollup again from the events and all derived tables from the rollup, and says in
@@ -222,9 +234,7 @@ impl Job<'_> {
         let mut attempt = 1;
         loop {
             match self.attempt(memory).await {
-                Err(Error::Commit { source: CommitError::Fenced { .. } | CommitError::Conflict { .. } })
-                    if attempt < ATTEMPTS_MAX =>
-                {
+                Err(error) if error.is_lost_race() && attempt < ATTEMPTS_MAX => {
                     tracing::info!(attempt, "another writer was faster, the rollup starts again");
                     attempt += 1;
                 }

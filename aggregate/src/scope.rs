@@ -95,8 +95,7 @@ pub(crate) async fn what_is_new(
         new.watermark_us = new.watermark_us.max(newest_us);
         new.touch(&zones, &file, &who)?;
     }
-    let dates: BTreeSet<Date> = rollup.files.iter().filter_map(|file| file.partition_value).collect();
-    let settling = settling(&dates, calendar, since.watermark_us, new.watermark_us);
+    let settling = settling(&rollup.dates(), calendar, since.watermark_us, new.watermark_us);
     new.days.extend(settling.into_iter().map(|date| (date, Who::Everyone)));
     Ok(Some(new))
 }
@@ -174,12 +173,13 @@ pub(crate) fn days_between(
     events: &Snapshot,
     from: Option<Date>,
     to: Option<Date>,
-) -> impl Iterator<Item = Date> {
+) -> impl Iterator<Item = Date> + use<> {
     // A day of any zone touches the UTC date of the same name, the one before or the one after.
     let around = |date: Date| [date.yesterday().ok(), Some(date), date.tomorrow().ok()].into_iter().flatten();
-    let with_rows = rollup.files.iter().filter_map(|file| file.partition_value);
-    let with_events = events.files.iter().filter_map(|file| file.partition_value).flat_map(around);
-    with_rows
+    let with_events = events.dates().into_iter().flat_map(around);
+    rollup
+        .dates()
+        .into_iter()
         .chain(with_events)
         .filter(move |date| from.is_none_or(|from| *date >= from) && to.is_none_or(|to| *date <= to))
 }

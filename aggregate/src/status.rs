@@ -1,7 +1,5 @@
 //! How far the rollup is, from the tables alone.
 
-use std::collections::BTreeSet;
-
 use arrow::{array::AsArray, compute::cast, datatypes::DataType};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt as _;
@@ -65,7 +63,7 @@ pub async fn status(lake: &Lake) -> Result<Status> {
     let app_id = events.map(|events| events_app_id(events.table_id()));
     status.rollup_version = Some(rollup.version);
     status.rolled_up_version = app_id.and_then(|app_id| rollup.txns.get(&app_id).copied());
-    let days: BTreeSet<Date> = rollup.files.iter().filter_map(|file| file.partition_value).collect();
+    let days = rollup.dates();
     status.days = days.len() as u64;
     (status.first_day, status.last_day) = (days.first().copied(), days.last().copied());
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));

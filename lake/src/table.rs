@@ -112,6 +112,18 @@ impl Snapshot {
         Head { state: self.rest.clone() }
     }
 
+    /// Table partitions that have files.
+    #[must_use]
+    pub fn dates(&self) -> BTreeSet<Date> {
+        self.files.iter().filter_map(|file| file.partition_value).collect()
+    }
+
+    /// Files of a table partition.
+    #[must_use]
+    pub fn files_of(&self, date: Date) -> Vec<DataFile> {
+        self.files.iter().filter(|file| file.partition_value == Some(date)).cloned().collect()
+    }
+
     /// The newest version, by reading only what was committed since; `None` where nothing was.
     ///
     /// # Errors
@@ -189,8 +201,10 @@ impl Table {
             let Some(entry) = entry? else { return Ok(None) };
             news.added.extend(entry.added(self, version)?);
             news.rows_removed |= entry.removes_rows();
-            let dates = news.dates.take().zip(entry.dates(self.spec));
-            news.dates = dates.map(|(known, more)| known.into_iter().chain(more).collect());
+            match (&mut news.dates, entry.dates(self.spec)) {
+                (Some(known), Some(more)) => known.extend(more),
+                _ => news.dates = None,
+            }
         }
         Ok(Some(news))
     }

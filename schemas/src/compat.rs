@@ -5,9 +5,8 @@
 //! may vanish, change its type or turn from nullable to not null, and a new one is nullable. What breaks this rule needs a
 //! new version of the event type (`….v2`), beside the old one. `released.json` holds the last release; a test compares.
 
-use serde_json::{Map, Value, json};
-
 use arrow::datatypes::{DataType, SchemaRef};
+use serde_json::{Map, Value, json};
 
 use crate::{registry::SCHEMA_FILES, table::ColumnType, tables};
 

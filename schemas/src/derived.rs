@@ -9,8 +9,8 @@ use arrow::datatypes::SchemaRef;
 use serde::Deserialize;
 
 use crate::{
-    rollup::{MeasureType, ROLLUP_DAILY, measures},
-    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema},
+    rollup::{Measure, ROLLUP_DAILY, measure_columns, measures},
+    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column},
     tables::TEAM_MEMBERS,
 };
 
@@ -72,7 +72,7 @@ pub struct DerivedColumn {
     pub name: String,
     /// Type.
     #[serde(rename = "type")]
-    pub column_type: DerivedType,
+    pub column_type: ColumnType,
     /// Unit, where it is a quantity.
     pub unit: Option<String>,
     /// It may be null.
@@ -80,37 +80,6 @@ pub struct DerivedColumn {
     pub nullable: bool,
     /// Meaning.
     pub comment: String,
-}
-
-/// Type of a column of a derived table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DerivedType {
-    /// Text.
-    Text,
-    /// 64-bit integer.
-    Int,
-    /// Decimal(20,6).
-    Decimal,
-    /// True or false.
-    Bool,
-    /// Calendar day.
-    Date,
-    /// Instant.
-    Time,
-}
-
-impl DerivedType {
-    fn column_type(self) -> ColumnType {
-        match self {
-            Self::Text => ColumnType::Text,
-            Self::Int => ColumnType::Int,
-            Self::Decimal => ColumnType::Decimal,
-            Self::Bool => ColumnType::Bool,
-            Self::Date => ColumnType::Date,
-            Self::Time => ColumnType::Time,
-        }
-    }
 }
 
 /// All derived tables; each comes after those that it reads.
@@ -150,11 +119,12 @@ pub fn source(name: &str) -> Option<&'static TableSpec> {
 }
 
 impl Derived {
-    /// The SQL that gives its rows; see `aggregate::derive` for the tables that it may name.
+    /// The SQL that gives its rows; see `aggregate::derive` for the tables that it may name. `{sums}` stands for the sums of all measures.
     #[must_use]
-    pub fn sql(&self) -> &'static str {
-        let found = SQL.iter().find(|(table, _)| *table == self.table);
-        found.expect("a file of SQL for each table, a test looks").1
+    pub fn sql(&self) -> String {
+        let (_, sql) = SQL.iter().find(|(table, _)| *table == self.table).expect("each table has SQL, a test looks");
+        let sums = measures().iter().map(|measure| format!("sum({0}) AS {0}", measure.name));
+        sql.replace("{sums}", &sums.collect::<Vec<_>>().join(",\n    "))
     }
 
     fn columns(&'static self) -> Vec<Column> {
@@ -162,33 +132,21 @@ impl Derived {
             Dates::Day => "Day in the organisation's time zone; partition column.",
             Dates::Week => "Monday of the week, in the organisation's time zone; partition column.",
         };
-        let column = |name, column_type, comment| Column { name, column_type, nullable: false, comment };
-        let mut columns =
-            vec![column("activity_date", ColumnType::Date, date), column("org_id", ColumnType::Text, "Organisation.")];
-        columns.extend(self.columns.iter().map(|column| Column {
-            name: column.name.as_str(),
-            column_type: column.column_type.column_type(),
-            nullable: column.nullable,
-            comment: match &column.unit {
-                Some(unit) => format!("{} [{unit}].", column.comment.trim_end_matches('.')).leak(),
-                None => column.comment.as_str(),
-            },
+        let mut columns = vec![
+            column("activity_date", ColumnType::Date, false, date),
+            column("org_id", ColumnType::Text, false, "Organisation."),
+        ];
+        columns.extend(self.columns.iter().map(|own| {
+            let comment = match &own.unit {
+                Some(unit) => format!("{} [{unit}].", own.comment.trim_end_matches('.')).leak(),
+                None => own.comment.as_str(),
+            };
+            column(&own.name, own.column_type, own.nullable, comment)
         }));
         if self.sums_measures {
-            columns.extend(measures().iter().map(|measure| {
-                Column {
-                    name: measure.name.as_str(),
-                    column_type: match measure.measure_type {
-                        MeasureType::Int => ColumnType::Int,
-                        MeasureType::Decimal => ColumnType::Decimal,
-                    },
-                    nullable: true,
-                    comment: format!(
-                        "{} Sum over people and clients [{}]; null where none is instrumented.",
-                        measure.comment, measure.unit
-                    )
-                    .leak(),
-                }
+            columns.extend(measure_columns(|measure| {
+                let Measure { comment, unit, .. } = measure;
+                format!("{comment} Sum over people and clients [{unit}]; null where none is instrumented.")
             }));
         }
         columns

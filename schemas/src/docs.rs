@@ -9,11 +9,7 @@ use crate::{
 };
 
 /// `docs/metrics.md`.
-///
-/// # Panics
-/// Never: text can always be written to.
-#[must_use]
-pub fn metrics() -> String {
+pub(crate) fn metrics() -> String {
     let mut text = String::from(
         "# Measures and tables\n\nWritten from `aggregate/definitions/`, by `DAYBOOK_BLESS=1 cargo xtask test`; edit the definitions, not this page.\n\n\
          A measure is NULL where the client does not report its family, and 0 where it reported none.\n\n## Measures of `rollup_daily`\n\n\
@@ -26,9 +22,10 @@ pub fn metrics() -> String {
             let types = if types == "*" { "all events".to_owned() } else { format!("`{types}`") };
             let filter = feed.filter.iter().map(|(column, allowed)| {
                 let allowed = allowed.iter().map(|value| value.as_deref().unwrap_or("NULL"));
-                format!(" where {column} is {}", allowed.collect::<Vec<_>>().join(" or "))
+                format!("{column} is {}", allowed.collect::<Vec<_>>().join(" or "))
             });
-            let filter = filter.collect::<String>();
+            let filter = filter.collect::<Vec<_>>().join(" and ");
+            let filter = if filter.is_empty() { filter } else { format!(" where {filter}") };
             match (measure.op, &feed.column) {
                 (Op::Sum, Some(column)) => format!("sum of {column} of {types}{filter}"),
                 (Op::Distinct, Some(column)) => format!("distinct {column} of {types}{filter}"),
@@ -48,9 +45,8 @@ pub fn metrics() -> String {
         )
         .expect("text");
     }
-    table(&mut text, &ROLLUP_DAILY, "A person's day with one client. It has all measures as columns, too.", |name| {
-        rollup::measures().iter().all(|measure| measure.name != name)
-    });
+    let about = "A person's day with one client. It has all measures as columns, too.";
+    table(&mut text, &ROLLUP_DAILY, about, false);
     for (derived, spec) in derived().iter().zip(crate::derived::specs()) {
         let all = if derived.sums_measures { " It has the sums of all measures as columns, too." } else { "" };
         let reads = derived.reads.iter().map(|read| match read.days_before {
@@ -64,18 +60,14 @@ pub fn metrics() -> String {
             "{}{all} Follows from {reads}{before}: `{}.sql`, version {}, owner {}.",
             derived.comment, derived.table, derived.version, derived.owner
         );
-        let listed = |name: &str| {
-            !derived.sums_measures
-                || derived.columns.iter().any(|column| column.name == name)
-                || name.ends_with("_date")
-                || name == "org_id"
-        };
-        table(&mut text, spec, &about, listed);
+        table(&mut text, spec, &about, !derived.sums_measures);
     }
     text
 }
 
-fn table(text: &mut String, spec: &TableSpec, about: &str, listed: impl Fn(&str) -> bool) {
+/// A table and its columns; those of the names of measures only with `measures`.
+fn table(text: &mut String, spec: &TableSpec, about: &str, measures: bool) {
+    let listed = |name: &str| measures || rollup::measures().iter().all(|measure| measure.name != name);
     let key = spec.partition_column.into_iter().chain(spec.sort_columns.iter().copied());
     let key = key.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     writeln!(text, "\n## `{}`\n\n{about} Key: {key}.\n\n| column | type | meaning |\n|---|---|---|", spec.name)

@@ -17,7 +17,8 @@ pub mod avro;
 pub mod clients;
 pub mod compat;
 pub mod derived;
-pub mod docs;
+#[cfg(test)]
+mod docs;
 pub mod event;
 mod ids;
 mod members;

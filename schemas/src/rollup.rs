@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use arrow::datatypes::SchemaRef;
 use serde::Deserialize;
 
-use crate::table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
+use crate::table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column};
 
 /// Version of the whole set of definitions; goes up with any change of meaning.
 pub const DEFINITION_VERSION: i64 = 1;
@@ -32,6 +32,15 @@ pub enum MeasureType {
     Int,
     /// Decimal(20,6).
     Decimal,
+}
+
+impl MeasureType {
+    fn column_type(self) -> ColumnType {
+        match self {
+            Self::Int => ColumnType::Int,
+            Self::Decimal => ColumnType::Decimal,
+        }
+    }
 }
 
 /// Events that feed a measure.
@@ -86,10 +95,6 @@ pub fn measures() -> &'static [Measure] {
 #[must_use]
 pub fn family(event_type: &str) -> Option<&str> {
     event_type.strip_prefix("dev.daybook.")?.split('.').next()
-}
-
-const fn column(name: &'static str, column_type: ColumnType, nullable: bool, comment: &'static str) -> Column {
-    Column { name, column_type, nullable, comment }
 }
 
 /// Columns before the measures: key, day and quality.
@@ -153,24 +158,18 @@ pub static PLAN_COLUMNS: &[Column] = &[
     ),
 ];
 
-/// The column of a measure.
-pub(crate) fn measure_column(measure: &'static Measure) -> Column {
-    let comment = format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit);
-    Column {
-        name: measure.name.as_str(),
-        column_type: match measure.measure_type {
-            MeasureType::Int => ColumnType::Int,
-            MeasureType::Decimal => ColumnType::Decimal,
-        },
-        nullable: true,
-        comment: comment.leak(),
-    }
+/// Columns of all measures, each with a comment of its own.
+pub(crate) fn measure_columns(comment: fn(&Measure) -> String) -> impl Iterator<Item = Column> {
+    measures()
+        .iter()
+        .map(move |measure| column(&measure.name, measure.measure_type.column_type(), true, comment(measure).leak()))
 }
 
 /// Every column of `rollup_daily`, in order.
 pub fn columns() -> &'static [Column] {
     static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
-        let measures = measures().iter().map(measure_column);
+        let measures =
+            measure_columns(|measure| format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit));
         KEY_COLUMNS.iter().cloned().chain(measures).chain(PLAN_COLUMNS.iter().cloned()).collect()
     });
     &COLUMNS

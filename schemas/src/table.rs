@@ -3,9 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use serde::Deserialize;
 
 /// Type of a column. Each has one Arrow and one Delta form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ColumnType {
     /// UTF-8 text (Delta `string`).
     Text,
@@ -53,6 +55,16 @@ pub struct Column {
     pub nullable: bool,
     /// Meaning and unit; becomes the column's comment in every catalogue.
     pub comment: &'static str,
+}
+
+/// A column, in tables written as code.
+pub(crate) const fn column(
+    name: &'static str,
+    column_type: ColumnType,
+    nullable: bool,
+    comment: &'static str,
+) -> Column {
+    Column { name, column_type, nullable, comment }
 }
 
 /// What a table is. The rows are written and read by `lake`.

@@ -7,12 +7,8 @@ use arrow::datatypes::SchemaRef;
 use crate::{
     derived,
     rollup::ROLLUP_DAILY,
-    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema},
+    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column},
 };
-
-const fn column(name: &'static str, column_type: ColumnType, nullable: bool, comment: &'static str) -> Column {
-    Column { name, column_type, nullable, comment }
-}
 
 /// Columns of `events`: one row per record of the log that decodes, client retries included.
 ///
@@ -206,13 +202,7 @@ pub static TEAM_MEMBERS: TableSpec = TableSpec {
 
 /// Every table there is.
 pub fn all() -> impl Iterator<Item = &'static TableSpec> {
-    let given = [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS].into_iter();
-    given.chain(rolled_up())
-}
-
-/// The tables that the aggregator writes, each after those that it reads.
-pub fn rolled_up() -> impl Iterator<Item = &'static TableSpec> {
-    std::iter::once(&ROLLUP_DAILY).chain(derived::specs())
+    [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS, &ROLLUP_DAILY].into_iter().chain(derived::specs())
 }
 
 /// Position of a column of `events`. Callers on the hot path ask at compile time.

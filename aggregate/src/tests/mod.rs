@@ -3,6 +3,7 @@
 
 mod calendar;
 mod derive;
+mod meaning;
 mod naive;
 mod refresh;
 mod table;
@@ -22,7 +23,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use lake::Lake;
-use schemas::{ColumnType, EVENTS, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
+use schemas::{ColumnType, EVENTS, TableSpec, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
 
 use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, rows::Day, walk::Walk};
 
@@ -187,18 +188,27 @@ fn rows_of(batch: &RecordBatch, date: &str, rows: &mut Rows) {
     }
 }
 
-/// The table's rows.
-async fn rows_of_table(lake: &Lake) -> Rows {
-    let snapshot = lake.table(&ROLLUP_DAILY).snapshot().await.expect("the table is there");
-    let schema = ROLLUP_DAILY.schema();
+/// The rows of each file of a table, and its date.
+async fn read_table(lake: &Lake, spec: &'static TableSpec) -> Vec<(Date, RecordBatch)> {
+    let snapshot = lake.table(spec).snapshot().await.expect("the table is there");
+    let schema = spec.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let mut rows = Rows::new();
+    let mut all = Vec::new();
     for file in &snapshot.files {
         let stream = snapshot.sorted_scan(&SessionContext::new(), vec![file.clone()], &names, vec![]).expect("a scan");
         let schema = stream.schema();
         let batches: Vec<_> = stream.try_collect().await.expect("the store works");
-        let date = file.partition_value.expect("the table is partitioned").to_string();
-        rows_of(&concat_batches(&schema, &batches).expect("one schema"), &date, &mut rows);
+        let date = file.partition_value.expect("the table is partitioned");
+        all.push((date, concat_batches(&schema, &batches).expect("one schema")));
+    }
+    all
+}
+
+/// The rollup's rows.
+async fn rows_of_table(lake: &Lake) -> Rows {
+    let mut rows = Rows::new();
+    for (date, batch) in read_table(lake, &ROLLUP_DAILY).await {
+        rows_of(&batch, &date.to_string(), &mut rows);
     }
     rows
 }

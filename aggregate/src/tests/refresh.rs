@@ -9,8 +9,10 @@ use schemas::EVENTS;
 
 use super::{
     Ev, Val, assert_same, batch,
-    derive::{Member, assert_meant, dump, set_members},
-    event, naive, rows_of_table, sort, t,
+    derive::{Member, set_members},
+    event,
+    meaning::{assert_meant, dump},
+    naive, rows_of_table, sort, t,
     table::{HOUR, NOON, lake},
     us, utc_date,
 };
@@ -191,7 +193,7 @@ async fn plays_out(steps: &[(Step, bool)]) {
 proptest! {
     // On demand: PROPTEST_CASES=50000.
     #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(
-        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
     ) })]
     #[test]
     fn a_run_over_what_is_new_is_a_run_over_everything(

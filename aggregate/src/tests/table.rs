@@ -15,13 +15,18 @@ use object_store::memory::InMemory;
 use schemas::{EVENTS, rollup::ROLLUP_DAILY};
 
 use super::{
-    Ev, Rows, Val, assert_same, batch,
-    derive::assert_meant,
-    event,
+    Ev, Rows, Val, assert_same, batch, event,
+    meaning::assert_meant,
     naive::{self, Zones},
     rows_of_table, sort, t, us, utc_date,
 };
-use crate::{Metrics, OrgCalendar, OrgDays, Progress, RunReport, Settings, run, status};
+use crate::{
+    Memory, Metrics, OrgCalendar, OrgDays, Progress, RunReport, Settings,
+    derive::{Mode, derive},
+    run,
+    run::roll_up,
+    status,
+};
 
 pub(super) const NOON: &str = "2026-06-01T12:00:00Z";
 pub(super) const HOUR: i64 = 3_600_000_000;
@@ -242,13 +247,15 @@ async fn r08_a_failing_store_changes_nothing_or_all() {
     let lake = Lake::with_store(Arc::new(store.clone()), "memory:///".parse().expect("a URL"));
     let (calendar, events) = (calendar("America/New_York"), some_events());
     let (mut so_far, mut before, mut failed) = (Vec::new(), Rows::new(), 0);
+    let mut failed_to_derive = 0;
     for part in events.chunks(60) {
         ingest(&lake, part, vec![]).await;
         so_far.extend_from_slice(part);
         let expected = naive::rollup(&so_far, &zones("America/New_York"));
         loop {
-            store.set(2);
-            let outcome = run(&lake, &calendar, NOON.parse().expect("a time"), &()).await;
+            store.set(10);
+            let now = NOON.parse().expect("a time");
+            let outcome = roll_up(&lake, &calendar, now, &(), &mut Memory::default()).await;
             store.set(0);
             if outcome.is_ok() {
                 break;
@@ -263,8 +270,19 @@ async fn r08_a_failing_store_changes_nothing_or_all() {
         }
         before = rows_of_table(&lake).await;
         assert_same(&before, &expected);
+        // Far more requests: at 10 % none would ever get through.
+        loop {
+            store.set(2);
+            let outcome = derive(&lake, Mode::Refresh).await;
+            store.set(0);
+            if outcome.is_ok() {
+                break;
+            }
+            failed_to_derive += 1;
+        }
         assert_meant(&lake, None).await;
     }
+    assert!(failed_to_derive > 0, "here too");
     assert!(failed > 0, "the store failed now and then");
 }
 
