@@ -69,7 +69,7 @@ fn row(pairs: &[(&str, String)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
 }
 
-fn people<'a>(rows: &'a [Row], holds: impl Fn(&Row) -> bool) -> BTreeSet<&'a str> {
+fn people(rows: &[Row], holds: impl Fn(&Row) -> bool) -> BTreeSet<&str> {
     rows.iter().filter(|row| holds(row)).map(|row| row.user.as_str()).collect()
 }
 
