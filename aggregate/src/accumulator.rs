@@ -10,6 +10,7 @@ use arrow::array::Array;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
+    cells::Cells,
     columns::Columns,
     program::{Action, Program, Programs},
 };
@@ -96,6 +97,8 @@ pub(crate) struct Accumulator {
     pub(crate) families: u64,
     /// Sums and counts by measure. Wider than any column, so that no order of events and no number of them overflows.
     pub(crate) sums: Vec<i128>,
+    /// Of some measures, what each model, tool, … has of them.
+    pub(crate) cells: Cells,
     sets: Vec<Texts>,
     installs: ById<Span>,
 }
@@ -112,6 +115,7 @@ impl Accumulator {
         self.families = 0;
         self.sums.clear();
         self.sums.resize(programs.outputs.len(), 0);
+        self.cells.clear();
         self.sets.resize_with(programs.sets, Texts::default);
         self.sets.iter_mut().for_each(Texts::clear);
         if self.installs.capacity() > KEPT_SET {
@@ -153,19 +157,20 @@ impl Accumulator {
             if !step.applies(columns, row) {
                 continue;
             }
-            match step.action {
-                Action::Count { measure } => self.sums[measure] += 1,
-                Action::Sum { measure, number, scale } => {
-                    if let Some(value) = columns.numbers[number].get(row) {
-                        self.sums[measure] += value * scale;
-                    }
-                }
+            let value = match step.action {
+                Action::Count => 1,
+                Action::Sum { number, scale } => columns.numbers[number].get(row).map_or(0, |value| value * scale),
                 Action::Distinct { set, text } => {
                     let column = &columns.texts[text];
                     if column.is_valid(row) {
                         self.sets[set].insert(column.value(row));
                     }
+                    continue;
                 }
+            };
+            self.sums[step.measure] += value;
+            for part in &step.parts {
+                self.cells.of(programs, &program.fed[part.fed], columns, row).sums[part.measure] += value;
             }
         }
     }

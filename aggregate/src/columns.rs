@@ -34,6 +34,9 @@ pub(crate) const FIXED_COLUMNS: &[&str] = &[
     "overage_cap",
 ];
 
+/// Stands in a key for what the event does not say.
+pub(crate) const UNKNOWN: &str = "unknown";
+
 /// The view of a text of up to 12 bytes, which holds it whole; `None` for longer ones.
 pub(crate) fn inline_view(text: &str) -> Option<u128> {
     (text.len() <= 12).then(|| make_view(text.as_bytes(), 0, 0))

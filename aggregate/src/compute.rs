@@ -16,11 +16,12 @@ use datafusion::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::{Timestamp, civil::Date};
 use lake::{Change, DataFile, Lake, Snapshot, Table};
-use schemas::{EVENTS, rollup::ROLLUP_DAILY};
+use schemas::EVENTS;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Error, Progress, Result, RunReport,
+    breakdown::Held,
     calendar::OrgCalendar,
     people::People,
     plan::{Pass, passes},
@@ -28,14 +29,12 @@ use crate::{
     revise::{Changes, revise},
     rows::Day,
     scope::{Days, Who},
-    standing::standing,
+    standing::{replace, standing},
     walk::Walk,
 };
 
 /// Passes that run at once.
 const PASSES_AT_ONCE: usize = 2;
-/// Rows of one file of the rollup.
-const FILE_ROWS_MAX: usize = 500_000;
 
 /// What all passes share.
 pub(crate) struct Shared {
@@ -101,6 +100,8 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
 pub(crate) struct Done {
     /// Files of changed days, and those that they replace.
     pub(crate) change: Change,
+    /// The same of each breakdown.
+    pub(crate) breakdowns: Vec<Change>,
     /// What is counted day by day.
     pub(crate) report: RunReport,
 }
@@ -110,6 +111,7 @@ pub(crate) struct Work<'a> {
     pub(crate) shared: &'a Arc<Shared>,
     pub(crate) rollup: &'a Table,
     pub(crate) before: &'a Snapshot,
+    pub(crate) breakdowns: &'a [Held],
     pub(crate) watermark_us: i64,
     pub(crate) now: Timestamp,
     /// Compares, and writes nothing.
@@ -168,10 +170,9 @@ impl Work<'_> {
             })
             .buffered(PASSES_AT_ONCE);
         let mut walks = std::pin::pin!(walks);
-        let mut done = Done {
-            change: Change { operation: "ROLLUP", data_change: true, ..Change::default() },
-            report: RunReport::default(),
-        };
+        let change = || Change { operation: "ROLLUP", data_change: true, ..Change::default() };
+        let breakdowns = self.breakdowns.iter().map(|_| change()).collect();
+        let mut done = Done { change: change(), breakdowns, report: RunReport::default() };
         let mut totals = Changes::default();
         let mut computed = BTreeSet::new();
         while let Some((who, walked)) = walks.try_next().await? {
@@ -189,6 +190,7 @@ impl Work<'_> {
                 let changes = self.settle(&day, &who, &mut done.change).await?;
                 done.report.days_changed += u64::from(changes.any());
                 totals = totals + changes;
+                done.report.breakdowns_changed += self.settle_breakdowns(&day, &who, &mut done.breakdowns).await?;
                 progress.day(date, changes.any());
             }
         }
@@ -200,6 +202,9 @@ impl Work<'_> {
             gone.insert(file.partition_value);
         }
         done.report.days_changed += gone.len() as u64;
+        for (held, change) in self.breakdowns.iter().zip(&mut done.breakdowns) {
+            done.report.breakdowns_changed += held.remove(is_gone, change);
+        }
         done.report = RunReport {
             rows_added: totals.added,
             rows_changed: totals.changed,
@@ -212,8 +217,7 @@ impl Work<'_> {
 
     /// Compares a day with the table and, where it changed, writes it and adds its files to `change`.
     async fn settle(&self, day: &Day, who: &Who, change: &mut Change) -> Result<Changes> {
-        let old_files = self.before.files_of(day.date);
-        if day.rows() == 0 && old_files.is_empty() {
+        if day.rows() == 0 && self.before.files_of(day.date).is_empty() {
             return Ok(Changes::default());
         }
         let old = standing(self.rollup, self.before, &self.shared.context, day.date).await?;
@@ -221,13 +225,17 @@ impl Work<'_> {
         if !revised.changes.any() || self.is_dry {
             return Ok(revised.changes);
         }
-        let rows = revised.batch.num_rows();
-        for start in (0..rows).step_by(FILE_ROWS_MAX) {
-            let part = revised.batch.slice(start, FILE_ROWS_MAX.min(rows - start));
-            let file = self.rollup.write_file(Some(day.date), &[part]).await.map_err(Error::table(&ROLLUP_DAILY))?;
-            change.add.push(file);
-        }
-        change.remove.extend(old_files);
+        replace(self.rollup, self.before, day.date, &revised.batch, change).await?;
         Ok(revised.changes)
+    }
+
+    /// As `settle`, of each breakdown; gives how many of them changed.
+    async fn settle_breakdowns(&self, day: &Day, who: &Who, changes: &mut [Change]) -> Result<u64> {
+        let mut changed = 0;
+        for ((held, rows), change) in self.breakdowns.iter().zip(&day.breakdowns).zip(changes) {
+            let change = (!self.is_dry).then_some(change);
+            changed += u64::from(held.settle(&self.shared.context, day.date, who, rows, change).await?);
+        }
+        Ok(changed)
     }
 }

@@ -44,9 +44,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     Error, Result,
     calendar::{epoch_days, next},
-    rows::DECIMAL_MAX,
     run::ATTEMPTS_MAX,
-    standing::standing,
+    standing::{replace, standing, without_date},
+    values::DECIMAL_MAX,
 };
 
 /// Dates that are computed by one query.
@@ -302,7 +302,7 @@ impl Job<'_> {
                 if differs {
                     tally.changed += 1;
                     if self.mode != Mode::Comparison {
-                        self.replace(before, *date, &fresh, change).await?;
+                        replace(&self.table, before, *date, &without_date(&fresh), change).await?;
                     }
                 }
                 if self.derived.is_chain {
@@ -347,17 +347,6 @@ impl Job<'_> {
         let columns =
             all.columns().iter().zip(schema.fields()).map(|(column, field)| narrow(column, field.data_type()));
         RecordBatch::try_new(schema.clone(), columns.collect()).map_err(wrong)
-    }
-
-    async fn replace(&self, before: &Snapshot, date: Date, rows: &RecordBatch, change: &mut Change) -> Result<()> {
-        change.remove.extend(before.files_of(date));
-        if rows.num_rows() > 0 {
-            let kept: Vec<usize> = (1..rows.num_columns()).collect();
-            let rows = rows.project(&kept).expect("its own columns");
-            let file = self.table.write_file(Some(date), &[rows]).await;
-            change.add.push(file.map_err(Error::table(self.table.spec()))?);
-        }
-        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The aggregator: from `events` to `rollup_daily`, and from that to the tables that people ask for.
+//! The aggregator: from `events` to `rollup_daily` and its breakdowns, and from that to the tables that people ask for.
 //!
 //! ```text
 //! events ──sorted scan──► walk ──rows of a day──► people ──► revise ──changed days──► one table commit
@@ -12,13 +12,14 @@
 //! | `calendar` | days as half-open intervals of instants, exact in every zone |
 //! | `program`, `columns`, `accumulator` | measures compiled; a batch downcast; a row growing |
 //! | `walk` | the state machine; duplicates |
-//! | `rows`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
+//! | `cells` | the parts of a row by model, tool, feature, language: rows of breakdowns |
+//! | `rows`, `values`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
 //! | `scope`, `plan` | which days, and whose rows of them; which files for them |
-//! | `compute`, `standing`, `run` | reading, walking, comparing; rows that a table has; snapshots and the commit |
+//! | `compute`, `standing`, `breakdown`, `run` | reading, walking, comparing; rows that a table has; tables of breakdowns; snapshots and the commits |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
 //! | `serve`, `metrics`, `status` | the service |
 //!
-//! `definitions/` holds what is computed, as data: measures, derived tables and their SQL.
+//! `definitions/` holds what is computed, as data: measures, breakdowns, derived tables and their SQL.
 //!
 //! Invariants:
 //! 1. The rollup follows from `events`, the calendar and the definitions alone; it can be dropped and rebuilt. Only `state`, `revision`,
@@ -29,7 +30,9 @@
 //! 4. A run costs what is new: it computes the days that new events touch, and what it gives is what computing all days would.
 
 mod accumulator;
+mod breakdown;
 mod calendar;
+mod cells;
 mod columns;
 mod compute;
 mod derive;
@@ -47,6 +50,7 @@ mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
+mod values;
 mod walk;
 
 pub use calendar::{DEFAULT_ALLOWED_LATENESS_HOURS, OrgCalendar, OrgDays};

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! measures.json ──► Programs ─┬─ types:  "dev.daybook.model.completed.v1" → [sum 9, count 6 where status = "success", …]
+//! breakdowns.json             ├─ cells:   of which breakdowns such an event has a cell, and what of each step is added to it, too
 //!                             ├─ columns: which columns of `events` the steps read
 //!                             └─ families: one bit each; NULL rule as masks
 //! ```
@@ -13,7 +14,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use arrow::array::{Array, BooleanArray, StringViewArray};
 use schemas::{
-    Column, ColumnType, clients,
+    Column, ColumnType,
+    breakdown::breakdowns,
+    clients,
     registry::Registry,
     rollup::{self, Measure, MeasureType, Op},
     tables::{EVENT_COLUMNS, event_column},
@@ -29,11 +32,11 @@ pub(crate) const PLAN_TYPE: &str = "dev.daybook.subscription.changed.v1";
 /// What a step does with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Adds 1 to a measure.
-    Count { measure: usize },
-    /// Adds a number column, times `scale`, to a measure.
-    Sum { measure: usize, number: usize, scale: i128 },
-    /// Adds a text column's value to the set of a measure.
+    /// Adds 1 to the measure.
+    Count,
+    /// Adds a number column, times `scale`, to the measure.
+    Sum { number: usize, scale: i128 },
+    /// Adds a text column's value to the set of the measure.
     Distinct { set: usize, text: usize },
 }
 
@@ -80,9 +83,30 @@ impl Condition {
     }
 }
 
+/// A sum of a cell.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    /// Index in [`Program::fed`].
+    pub(crate) fed: usize,
+    /// Index of the measure among those of the breakdown.
+    pub(crate) measure: usize,
+}
+
+/// A breakdown in which events of a type have a cell.
+#[derive(Clone, Debug)]
+pub(crate) struct Fed {
+    /// Index of the breakdown.
+    pub(crate) breakdown: usize,
+    /// For each column of the key the texts of which the first that is not null is its value.
+    pub(crate) keys: Vec<Vec<usize>>,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
+    pub(crate) measure: usize,
     pub(crate) action: Action,
+    /// Sums of cells that get what the measure gets.
+    pub(crate) parts: Vec<Part>,
     conditions: Vec<Condition>,
 }
 
@@ -97,6 +121,7 @@ impl Step {
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
     pub(crate) steps: Vec<Step>,
+    pub(crate) fed: Vec<Fed>,
     /// Bit of the type's family; 0 for types that belong to none.
     pub(crate) family: u64,
     pub(crate) is_status: bool,
@@ -123,6 +148,8 @@ pub(crate) struct Programs {
     family_names: Vec<String>,
     declared: HashMap<(String, String), u64>,
     pub(crate) outputs: Vec<Output>,
+    /// By breakdown: the measures that it has, as indices of all measures.
+    pub(crate) breakdowns: Vec<Vec<usize>>,
     /// Number of sets of an accumulator.
     pub(crate) sets: usize,
     /// Columns of `events` that steps read: texts, numbers, flags, each a name.
@@ -153,6 +180,7 @@ impl Programs {
             others: Vec::new(),
             declared: HashMap::new(),
             outputs: Vec::new(),
+            breakdowns: Vec::new(),
             sets: 0,
             texts: Vec::new(),
             numbers: Vec::new(),
@@ -169,6 +197,10 @@ impl Programs {
             let families = measure.families.iter().map(|family| all.family_bit(family)).fold(0, |bits, bit| bits | bit);
             assert!(families != 0, "measure {} has a family that some event type belongs to", measure.name);
             all.outputs.push(Output { measure_type: measure.measure_type, families, set });
+        }
+        for breakdown in breakdowns() {
+            let has = |index: &usize| measures[*index].by.contains(&breakdown.table);
+            all.breakdowns.push((0..measures.len()).filter(has).collect());
         }
         let fed = measures.iter().flat_map(|measure| &measure.feeds).flat_map(|feed| &feed.types);
         let types: BTreeSet<String> =
@@ -188,22 +220,48 @@ impl Programs {
     }
 
     fn program(&mut self, measures: &[Measure], event_type: &str, family: u64) -> Program {
-        let mut steps = Vec::new();
+        let (mut steps, mut fed) = (Vec::new(), Vec::new());
         for (index, measure) in measures.iter().enumerate() {
             for feed in &measure.feeds {
                 if feed.types.iter().any(|name| name == "*" || name == event_type) {
                     let conditions = feed.filter.iter().map(|(name, allowed)| self.condition(name, allowed)).collect();
                     let action = self.action(index, measure, feed.column.as_deref());
-                    steps.push(Step { action, conditions });
+                    let parts = self.parts(index, &mut fed);
+                    assert!(parts.is_empty() || measure.op != Op::Distinct, "{}: parts add up", measure.name);
+                    steps.push(Step { measure: index, action, parts, conditions });
                 }
             }
         }
-        Program { steps, family, is_status: event_type == STATUS_TYPE, is_plan: event_type == PLAN_TYPE }
+        Program { steps, fed, family, is_status: event_type == STATUS_TYPE, is_plan: event_type == PLAN_TYPE }
+    }
+
+    /// The sums of cells that a measure has, and in `fed` the breakdowns of these cells.
+    fn parts(&mut self, measure: usize, fed: &mut Vec<Fed>) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (index, breakdown) in breakdowns().iter().enumerate() {
+            let Some(place_in) = self.breakdowns[index].iter().position(|of| *of == measure) else { continue };
+            let known = fed.iter().position(|known| known.breakdown == index).unwrap_or_else(|| {
+                let keys = breakdown.keys.iter().map(|key| {
+                    let texts = key.columns.iter().map(|name| self.text(name));
+                    texts.collect()
+                });
+                fed.push(Fed { breakdown: index, keys: keys.collect() });
+                fed.len() - 1
+            });
+            parts.push(Part { fed: known, measure: place_in });
+        }
+        parts
+    }
+
+    fn text(&mut self, name: &str) -> usize {
+        let column = column(name);
+        assert_eq!(column.column_type, ColumnType::Text, "{name} is a text");
+        place(&mut self.texts, column.name)
     }
 
     fn action(&mut self, index: usize, measure: &Measure, name: Option<&str>) -> Action {
         if measure.op == Op::Count {
-            return Action::Count { measure: index };
+            return Action::Count;
         }
         let column = column(name.expect("sums and distinct counts name a column"));
         match (measure.op, column.column_type) {
@@ -219,7 +277,7 @@ impl Programs {
                     }
                     _ => 1,
                 };
-                Action::Sum { measure: index, number: place(&mut self.numbers, column.name), scale }
+                Action::Sum { number: place(&mut self.numbers, column.name), scale }
             }
             (op, kind) => panic!("{}: {op:?} of a column of type {kind:?}", measure.name),
         }

@@ -49,6 +49,8 @@ pub struct RunReport {
     pub people: u64,
     /// Values that did not fit their column and were cut to the greatest that does.
     pub saturated: u64,
+    /// Dates of breakdowns whose rows changed, over all of these tables.
+    pub breakdowns_changed: u64,
     /// Dates of derived tables that were computed, over all of these tables.
     pub derived_computed: u64,
     /// Of these, dates whose rows changed.

@@ -7,18 +7,18 @@ use arrow::{
         ArrayRef, Decimal128Builder, Int64Array, Int64Builder, RecordBatch, StringArray, StringBuilder,
         TimestampMicrosecondArray,
     },
-    datatypes::{DataType, Schema},
+    datatypes::Schema,
 };
 use jiff::civil::Date;
-use schemas::{
-    ColumnType,
-    rollup::{self, DEFINITION_VERSION, MeasureType},
+use schemas::rollup::{self, DEFINITION_VERSION};
+
+use crate::{
+    accumulator::Accumulator,
+    calendar::OrgDays,
+    cells::CellBuilder,
+    program::Programs,
+    values::{Values, decimal, decimal_builder, int},
 };
-
-use crate::{accumulator::Accumulator, calendar::OrgDays, program::Programs};
-
-/// Greatest absolute value of a `decimal(20,6)`, in its smallest unit.
-pub(crate) const DECIMAL_MAX: i128 = 10_i128.pow(20) - 1;
 
 /// A person's plan, as the last `subscription.changed` event says. Its own values win: null is null.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +35,6 @@ pub(crate) struct DayFacts<'a> {
     pub(crate) days: &'a OrgDays,
     pub(crate) start_us: i64,
     pub(crate) end_us: i64,
-}
-
-enum MeasureBuilder {
-    Int(Int64Builder),
-    Decimal(Decimal128Builder),
 }
 
 /// Grows the rows of one activity date.
@@ -62,9 +57,9 @@ pub(crate) struct DayBuilder {
     minutes: Vec<i64>,
     expected: Int64Builder,
     completeness: Decimal128Builder,
-    measures: Vec<MeasureBuilder>,
+    measures: Values,
+    breakdowns: Vec<CellBuilder>,
     plans: Vec<(usize, Plan)>,
-    saturated: u64,
 }
 
 /// The finished rows of one activity date, sorted by the table's sort columns. Plan columns and quality columns that depend on the past
@@ -83,15 +78,13 @@ pub(crate) struct Day {
     pub(crate) duplicates: u64,
     /// Values that were cut to the greatest that their column can hold.
     pub(crate) saturated: u64,
+    /// Rows of each breakdown, with all columns of its table but the partition column, sorted by its sort columns.
+    pub(crate) breakdowns: Vec<RecordBatch>,
 }
 
 impl DayBuilder {
     pub(crate) fn new(date: Date, programs: &Programs) -> Self {
         let text = StringBuilder::new;
-        let measures = programs.outputs.iter().map(|output| match output.measure_type {
-            MeasureType::Int => MeasureBuilder::Int(Int64Builder::new()),
-            MeasureType::Decimal => MeasureBuilder::Decimal(decimal_builder()),
-        });
         Self {
             date,
             org: text(),
@@ -111,9 +104,9 @@ impl DayBuilder {
             minutes: Vec::new(),
             expected: Int64Builder::new(),
             completeness: decimal_builder(),
-            measures: measures.collect(),
+            measures: Values::new(programs.outputs.iter().map(|output| output.measure_type)),
+            breakdowns: CellBuilder::all(programs),
             plans: Vec::new(),
-            saturated: 0,
         }
     }
 
@@ -140,36 +133,16 @@ impl DayBuilder {
         self.first.push(row.first_us);
         self.last.push(row.last_us);
         self.minutes.push(row.active_minutes);
-        let expected = row.expected().map(|expected| self.int(expected));
+        let saturated = &mut self.measures.saturated;
+        let expected = row.expected().map(|expected| int(expected, saturated));
         self.expected.append_option(expected);
         let share = expected.map(|expected| completeness(row.with_sequence, expected));
-        let share = share.map(|share| self.decimal(share));
-        self.completeness.append_option(share);
+        self.completeness.append_option(share.map(|share| decimal(share, saturated)));
         for (index, output) in programs.outputs.iter().enumerate() {
             let value = output.set.map_or_else(|| row.sums[index], |set| row.distinct(set));
-            let value = (output.families & families != 0).then(|| match output.measure_type {
-                MeasureType::Int => i128::from(self.int(value)),
-                MeasureType::Decimal => self.decimal(value),
-            });
-            match &mut self.measures[index] {
-                MeasureBuilder::Int(builder) => {
-                    builder.append_option(value.map(|value| i64::try_from(value).expect("cut to 64 bits above")));
-                }
-                MeasureBuilder::Decimal(builder) => builder.append_option(value),
-            }
+            self.measures.push(index, (output.families & families != 0).then_some(value));
         }
-    }
-
-    fn int(&mut self, value: i128) -> i64 {
-        let fits = value.clamp(i64::MIN.into(), i64::MAX.into());
-        self.saturated += u64::from(fits != value);
-        i64::try_from(fits).expect("clamped")
-    }
-
-    fn decimal(&mut self, value: i128) -> i128 {
-        let fits = value.clamp(-DECIMAL_MAX, DECIMAL_MAX);
-        self.saturated += u64::from(fits != value);
-        fits
+        CellBuilder::push(&mut self.breakdowns, programs, org, user, families, row);
     }
 
     pub(crate) fn finish(mut self) -> Day {
@@ -199,13 +172,14 @@ impl DayBuilder {
             ("last_event_time", times(self.last)),
             ("active_minutes", ints(self.minutes)),
         ]);
-        for (measure, builder) in rollup::measures().iter().zip(self.measures) {
-            let array: ArrayRef = match builder {
-                MeasureBuilder::Int(mut builder) => Arc::new(builder.finish()),
-                MeasureBuilder::Decimal(mut builder) => Arc::new(builder.finish()),
-            };
-            columns.insert(measure.name.as_str(), array);
-        }
+        let mut saturated = self.measures.saturated;
+        columns.extend(rollup::measures().iter().map(|measure| measure.name.as_str()).zip(self.measures.finish()));
+        let breakdowns = self.breakdowns.into_iter().map(|builder| {
+            let (rows, cut) = builder.finish();
+            saturated += cut;
+            rows
+        });
+        let breakdowns = breakdowns.collect();
         Day {
             date: self.date,
             columns,
@@ -215,7 +189,8 @@ impl DayBuilder {
             plans: self.plans,
             events,
             duplicates,
-            saturated: self.saturated,
+            saturated,
+            breakdowns,
         }
     }
 }
@@ -236,11 +211,6 @@ impl Day {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
             .expect("all columns have one length and the schema's types")
     }
-}
-
-fn decimal_builder() -> Decimal128Builder {
-    let kind: DataType = ColumnType::Decimal.arrow();
-    Decimal128Builder::new().with_data_type(kind)
 }
 
 /// Received of expected, in units of 10^-6, rounded half up.

@@ -1,4 +1,4 @@
-//! A run: reads one version of `events`, and brings `rollup_daily` in line with it in one table commit.
+//! A run: reads one version of `events`, and brings `rollup_daily` in line with it in one table commit, and before that its breakdowns.
 //!
 //! ```text
 //! snapshot of both tables ── nothing new ──► done
@@ -10,6 +10,7 @@
 //!      │                          people (plan, first day) ◄─────────────┘
 //!      │                            ├──► a later day takes something else from this one now ──► again, with all days after it
 //!      │                            └──► revise against the table's rows ──► file, where anything changed
+//!      ├─ commit of each breakdown (see `breakdown`)
 //!      └─ commit: new files, old files of the changed days removed, swaps: events version, calendar, watermark
 //!                   └─ fenced or in conflict: another aggregator was faster ──► again from the top
 //! ```
@@ -33,6 +34,7 @@ use serde_json::json;
 
 use crate::{
     Error, Progress, Result, RunReport,
+    breakdown::Held,
     calendar::OrgCalendar,
     compute::{Done, Shared, Work},
     derive::{Mode, Tally, derive},
@@ -251,6 +253,8 @@ impl Job<'_> {
         }
         rollup.create_if_missing().await.map_err(Error::table(&ROLLUP_DAILY))?;
         let before = rollup.snapshot().await.map_err(Error::table(&ROLLUP_DAILY))?;
+        let breakdowns = Held::all(self.lake).await?;
+        // Last, so that no table stands for more than this.
         let events = events_table.snapshot().await.map_err(Error::table(&EVENTS))?;
         let stands_for = |app_id: &str| before.txns.get(app_id).copied();
         let swap = |app_id: String, next: i64| Swap { expected: stands_for(&app_id).unwrap_or(0), app_id, next };
@@ -259,7 +263,8 @@ impl Job<'_> {
             swap(events_app_id(&events.table_id), events.version),
             swap(calendar_app_id(&events.table_id), digest),
         ];
-        let is_current = swaps.iter().all(|swap| swap.expected == swap.next);
+        let of_breakdowns: Vec<[Swap; 2]> = breakdowns.iter().map(|held| held.swaps(&events, digest)).collect();
+        let is_current = swaps.iter().chain(of_breakdowns.as_flattened()).all(|swap| swap.expected == swap.next);
         match self.what {
             What::New if is_current => {
                 let rows = rows_of(&before.files);
@@ -271,9 +276,15 @@ impl Job<'_> {
         let shared = Arc::new(Shared::new(self.lake, events, self.orgs));
         let events = &shared.events;
         let watermark_id = watermark_app_id(&events.table_id);
+        let oldest = of_breakdowns.iter().map(|[version, _]| version.expected).min();
         let since = stands_for(&swaps[0].app_id).zip(stands_for(&watermark_id));
-        let since = since.map(|(events_version, watermark_us)| Since { events_version, watermark_us });
-        let since = since.filter(|_| swaps[1].expected == digest);
+        let since = since.map(|(version, watermark_us)| Since {
+            events_version: oldest.map_or(version, |oldest| oldest.min(version)),
+            watermark_us,
+        });
+        let same_definitions =
+            swaps[1].expected == digest && of_breakdowns.iter().all(|[_, digest]| digest.expected == digest.next);
+        let since = since.filter(|_| same_definitions);
         let (wanted, watermark_us) = self.scope(&events_table, &before, &shared, since).await?;
         swaps.push(swap(watermark_id, watermark_us));
 
@@ -285,8 +296,9 @@ impl Job<'_> {
             (Some(_), _) => People::read(&rollup, &before).await?,
         };
         let (now, is_dry) = (self.now, self.what.is_dry());
-        let work = Work { shared: &shared, rollup: &rollup, before: &before, watermark_us, now, is_dry };
-        let Done { mut change, report } = work.compute(wanted, &mut people, self.progress).await?;
+        let (rollup, breakdowns) = (&rollup, &breakdowns[..]);
+        let work = Work { shared: &shared, rollup, before: &before, breakdowns, watermark_us, now, is_dry };
+        let Done { mut change, breakdowns: changes, report } = work.compute(wanted, &mut people, self.progress).await?;
         if report.saturated > 0 {
             tracing::warn!(values = report.saturated, "sums were cut to the greatest value that their columns hold");
         }
@@ -307,6 +319,9 @@ impl Job<'_> {
             change.metrics.insert(name.into(), json!(value));
         }
         change.swaps = swaps;
+        for ((held, change), swaps) in breakdowns.iter().zip(changes).zip(of_breakdowns) {
+            held.commit(change, swaps).await?;
+        }
         // The head of the version that the rows were compared with: whatever was committed since is checked against this change.
         let mut head = before.head();
         let version = rollup.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;

@@ -1,4 +1,4 @@
-//! The rows that a table has for a date: what a date computed anew is compared with.
+//! The rows that a table has for a date: what a date computed anew is compared with, and what it takes the place of.
 
 use std::sync::Arc;
 
@@ -9,9 +9,12 @@ use arrow::{
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::civil::Date;
-use lake::{Snapshot, Table};
+use lake::{Change, Snapshot, Table};
 
 use crate::{Error, Result, calendar::epoch_days, columns::take};
+
+/// Rows of one file.
+const FILE_ROWS_MAX: usize = 500_000;
 
 /// Rows of a date in a version of `table`, in the order of its sort columns, with all columns of its schema; those that a file of an older version
 /// lacks are null.
@@ -50,4 +53,30 @@ pub(crate) async fn standing(
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     RecordBatch::try_new(Arc::clone(&schema), columns).map_err(wrong)
+}
+
+/// The columns that lie in a file: all but the partition column, which is a table's first.
+pub(crate) fn without_date(rows: &RecordBatch) -> RecordBatch {
+    let kept: Vec<usize> = (1..rows.num_columns()).collect();
+    rows.project(&kept).expect("its own columns")
+}
+
+/// Writes the rows of a date, without the partition column, and adds to `change` their files and those that they replace.
+///
+/// # Errors
+/// Where the table cannot be written.
+pub(crate) async fn replace(
+    table: &Table,
+    version: &Snapshot,
+    date: Date,
+    rows: &RecordBatch,
+    change: &mut Change,
+) -> Result<()> {
+    let count = rows.num_rows();
+    for start in (0..count).step_by(FILE_ROWS_MAX) {
+        let part = rows.slice(start, FILE_ROWS_MAX.min(count - start));
+        change.add.push(table.write_file(Some(date), &[part]).await.map_err(Error::table(table.spec()))?);
+    }
+    change.remove.extend(version.files_of(date));
+    Ok(())
 }

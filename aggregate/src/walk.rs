@@ -30,14 +30,11 @@ use crate::{
     Error, Result,
     accumulator::{Accumulator, Unhashed},
     calendar::{self, OrgCalendar, OrgDays},
-    columns::Columns,
+    columns::{Columns, UNKNOWN},
     program::Programs,
     rows::{Day, DayBuilder, DayFacts, Plan},
     scope::Who,
 };
-
-/// Product of events that name none.
-pub(crate) const UNKNOWN_PRODUCT: &str = "unknown";
 
 /// Accumulators kept for the next person.
 const SPARE_MAX: usize = 64;
@@ -241,7 +238,7 @@ impl<'a> Walk<'a> {
         }
         let product = columns.product.is_valid(row).then(|| columns.product.views()[row]);
         if self.current_for != Some((columns.batch, product, self.day)) {
-            let name = if product.is_some() { columns.product.value(row) } else { UNKNOWN_PRODUCT };
+            let name = if product.is_some() { columns.product.value(row) } else { UNKNOWN };
             self.current = self.accumulator(name);
             self.current_for = Some((columns.batch, product, self.day));
         }

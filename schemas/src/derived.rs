@@ -3,14 +3,14 @@
 //! A derived table is defined in `tables.json` (what it is, its columns, what it reads) and a file of SQL of the same name. `aggregate` keeps it in
 //! line with what it reads.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 use arrow::datatypes::SchemaRef;
 use serde::Deserialize;
 
 use crate::{
-    rollup::{Measure, ROLLUP_DAILY, measure_columns, measures},
-    table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column},
+    rollup::{Measure, ROLLUP_DAILY, measure_column, measures},
+    table::{Column, ColumnType, TableSpec, arrow_schema, column},
     tables::TEAM_MEMBERS,
 };
 
@@ -96,15 +96,7 @@ pub fn specs() -> &'static [TableSpec] {
     static SPECS: LazyLock<Vec<TableSpec>> = LazyLock::new(|| {
         let spec = |derived: &'static Derived| {
             let key = derived.key.iter().map(String::as_str);
-            let sort: Vec<&'static str> = std::iter::once("org_id").chain(key).collect();
-            TableSpec {
-                name: derived.table.as_str(),
-                schema_of: schema,
-                partition_column: Some("activity_date"),
-                sort_columns: sort.leak(),
-                bloom_columns: &[],
-                properties: PROPERTIES,
-            }
+            TableSpec::daily(&derived.table, schema, std::iter::once("org_id").chain(key))
         };
         derived().iter().map(spec).collect()
     });
@@ -144,9 +136,11 @@ impl Derived {
             column(&own.name, own.column_type, own.nullable, comment)
         }));
         if self.sums_measures {
-            columns.extend(measure_columns(|measure| {
+            columns.extend(measures().iter().map(|measure| {
                 let Measure { comment, unit, .. } = measure;
-                format!("{comment} Sum over people and clients [{unit}]; null where none is instrumented.")
+                let comment =
+                    format!("{comment} Sum over people and clients [{unit}]; null where none is instrumented.");
+                Column { comment: comment.leak(), ..measure_column(measure) }
             }));
         }
         columns
@@ -154,12 +148,11 @@ impl Derived {
 }
 
 fn schema(name: &str) -> SchemaRef {
-    static SCHEMAS: LazyLock<Vec<(&str, SchemaRef)>> = LazyLock::new(|| {
+    static SCHEMAS: LazyLock<BTreeMap<&str, SchemaRef>> = LazyLock::new(|| {
         let schema = |derived: &'static Derived| (derived.table.as_str(), arrow_schema(&derived.columns()));
         derived().iter().map(schema).collect()
     });
-    let found = SCHEMAS.iter().find(|(table, _)| *table == name);
-    SchemaRef::clone(&found.expect("the name of a derived table").1)
+    SchemaRef::clone(&SCHEMAS[name])
 }
 
 macro_rules! sql {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    TableSpec,
+    TableSpec, breakdown,
     derived::derived,
     rollup::{self, Op, ROLLUP_DAILY},
 };
@@ -47,6 +47,20 @@ pub(crate) fn metrics() -> String {
     }
     let about = "A person's day with one client. It has all measures as columns, too.";
     table(&mut text, &ROLLUP_DAILY, about, false);
+    for (breakdown, spec) in breakdown::breakdowns().iter().zip(breakdown::specs()) {
+        let made = breakdown.keys.iter().map(|key| {
+            let columns = key.columns.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", else ");
+            format!("`{}` is {columns} of the event", key.name)
+        });
+        let about = format!(
+            "{} Of each measure, its rows add up to the row of `rollup_daily`. {}. Version {}, owner {}.",
+            breakdown.comment,
+            made.collect::<Vec<_>>().join("; "),
+            breakdown.version,
+            breakdown.owner
+        );
+        table(&mut text, spec, &about, true);
+    }
     for (derived, spec) in derived().iter().zip(crate::derived::specs()) {
         let all = if derived.sums_measures { " It has the sums of all measures as columns, too." } else { "" };
         let reads = derived.reads.iter().map(|read| match read.days_before {

@@ -14,6 +14,7 @@
 //! 3. An unknown event type, client type or scalar attribute is kept; content (prompts, answers, paths) is refused.
 
 pub mod avro;
+pub mod breakdown;
 pub mod clients;
 pub mod compat;
 pub mod derived;

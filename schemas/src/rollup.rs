@@ -75,6 +75,9 @@ pub struct Measure {
     pub owner: String,
     /// Meaning.
     pub comment: String,
+    /// Breakdowns that have it too; see [`crate::breakdown`].
+    #[serde(default)]
+    pub by: Vec<String>,
     /// Aggregation.
     pub op: Op,
     /// What it aggregates.
@@ -158,18 +161,16 @@ pub static PLAN_COLUMNS: &[Column] = &[
     ),
 ];
 
-/// Columns of all measures, each with a comment of its own.
-pub(crate) fn measure_columns(comment: fn(&Measure) -> String) -> impl Iterator<Item = Column> {
-    measures()
-        .iter()
-        .map(move |measure| column(&measure.name, measure.measure_type.column_type(), true, comment(measure).leak()))
+/// The column of a measure, where it is about one person and client.
+pub(crate) fn measure_column(measure: &'static Measure) -> Column {
+    let comment = format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit);
+    column(&measure.name, measure.measure_type.column_type(), true, comment.leak())
 }
 
 /// Every column of `rollup_daily`, in order.
 pub fn columns() -> &'static [Column] {
     static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
-        let measures =
-            measure_columns(|measure| format!("{} [{}]; null where not instrumented.", measure.comment, measure.unit));
+        let measures = measures().iter().map(measure_column);
         KEY_COLUMNS.iter().cloned().chain(measures).chain(PLAN_COLUMNS.iter().cloned()).collect()
     });
     &COLUMNS

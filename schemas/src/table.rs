@@ -85,6 +85,22 @@ pub struct TableSpec {
 }
 
 impl TableSpec {
+    /// A table by `activity_date`.
+    pub(crate) fn daily(
+        name: &'static str,
+        schema_of: fn(&'static str) -> SchemaRef,
+        sort_columns: impl Iterator<Item = &'static str>,
+    ) -> Self {
+        Self {
+            name,
+            schema_of,
+            partition_column: Some("activity_date"),
+            sort_columns: sort_columns.collect::<Vec<_>>().leak(),
+            bloom_columns: &[],
+            properties: PROPERTIES,
+        }
+    }
+
     /// Full Arrow schema, the partition column included.
     #[must_use]
     pub fn schema(&self) -> SchemaRef {

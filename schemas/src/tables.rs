@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use arrow::datatypes::SchemaRef;
 
 use crate::{
-    derived,
+    breakdown, derived,
     rollup::ROLLUP_DAILY,
     table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column},
 };
@@ -202,7 +202,8 @@ pub static TEAM_MEMBERS: TableSpec = TableSpec {
 
 /// Every table there is.
 pub fn all() -> impl Iterator<Item = &'static TableSpec> {
-    [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS, &ROLLUP_DAILY].into_iter().chain(derived::specs())
+    let given = [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS, &ROLLUP_DAILY].into_iter();
+    given.chain(breakdown::specs()).chain(derived::specs())
 }
 
 /// Position of a column of `events`. Callers on the hot path ask at compile time.

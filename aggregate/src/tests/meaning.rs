@@ -8,24 +8,17 @@ use lake::Lake;
 use schemas::{TableSpec, derived::specs};
 
 use super::{
-    Rows, cells,
+    Rows, Table,
     derive::{Member, day},
-    read_table, rows_of_table,
+    read_table, rows_of_table, texts,
 };
-
-/// Rows of a table, each its columns as text.
-type Table = BTreeSet<BTreeMap<String, String>>;
 
 /// All rows of a table.
 pub(super) async fn dump(lake: &Lake, spec: &'static TableSpec) -> Table {
     let mut table = Table::new();
     for (_, rows) in read_table(lake, spec).await {
-        let schema = rows.schema();
-        let columns: Vec<(&String, Vec<String>)> =
-            schema.fields().iter().map(|field| (field.name(), cells(&rows, field.name()))).collect();
-        for row in 0..rows.num_rows() {
-            let pairs = columns.iter().map(|(name, column)| ((*name).clone(), column[row].clone()));
-            assert!(table.insert(pairs.collect()), "each row once");
+        for row in texts(&rows) {
+            assert!(table.insert(row), "each row once");
         }
     }
     table

@@ -9,7 +9,10 @@ mod refresh;
 mod table;
 mod walk;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{
@@ -23,9 +26,9 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use lake::Lake;
-use schemas::{ColumnType, EVENTS, TableSpec, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
+use schemas::{ColumnType, EVENTS, TableSpec, breakdown, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
 
-use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, rows::Day, walk::Walk};
+use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, walk::Walk};
 
 /// A value of a column of `events`.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +45,9 @@ type Ev = BTreeMap<&'static str, Val>;
 
 /// Rows by key (organisation, date, person, product, client type), each its other columns as text; null as `NULL`.
 type Rows = BTreeMap<(String, String, String, String, String), BTreeMap<String, String>>;
+
+/// Rows of a table, each its columns as text; null as `NULL`.
+type Table = BTreeSet<BTreeMap<String, String>>;
 
 fn us(text: &str) -> i64 {
     text.parse::<Timestamp>().expect("a time").as_microsecond()
@@ -131,14 +137,29 @@ fn batch(events: &[Ev]) -> RecordBatch {
     RecordBatch::try_new(EVENTS.schema(), EVENT_COLUMNS.iter().map(column).collect()).expect("columns of the schema")
 }
 
-/// What a run computes, without tables: passes, walks in batches of `batch_rows`, people. Gives the rows and how many values were cut.
-fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u64) {
+/// What a run computes.
+#[derive(Debug, PartialEq)]
+struct Computed {
+    rows: Rows,
+    /// Rows of each breakdown.
+    breakdowns: Breakdowns,
+    /// Values that were cut.
+    saturated: u64,
+}
+
+/// Rows of each breakdown, by its name.
+type Breakdowns = BTreeMap<&'static str, Table>;
+
+/// A run without tables: passes, walks in batches of `batch_rows`, people.
+fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> Computed {
     let programs = Programs::new();
     let mut files = BTreeMap::new();
     for event in events {
         *files.entry(utc_date(event)).or_insert(0) += 1;
     }
-    let (mut rows, mut saturated, mut people) = (Rows::new(), 0, People::default());
+    let specs = breakdown::specs();
+    let breakdowns = specs.iter().map(|spec| (spec.name, Table::new())).collect();
+    let (mut computed, mut people) = (Computed { rows: Rows::new(), breakdowns, saturated: 0 }, People::default());
     for pass in passes(&files, calendar, None).expect("dates of our years") {
         let mut read: Vec<Ev> =
             events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
@@ -148,22 +169,38 @@ fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> (Rows, u
             walk.push(&batch(part)).expect("sorted rows of the schema");
         }
         for mut day in walk.finish() {
-            saturated += day.saturated;
+            computed.saturated += day.saturated;
             assert!(!people.apply(&mut day, None), "no day is left out");
-            assert_sorted(&day);
-            rows_of(&day.batch(), &day.date.to_string(), &mut rows);
+            assert_sorted(&ROLLUP_DAILY, &day.batch());
+            rows_of(&day.batch(), &day.date.to_string(), &mut computed.rows);
+            for (spec, rows) in specs.iter().zip(&day.breakdowns) {
+                assert_sorted(spec, rows);
+                let dated = texts(rows).map(|mut row| {
+                    row.insert("activity_date".into(), day.date.to_string());
+                    row
+                });
+                computed.breakdowns.get_mut(spec.name).expect("each has its rows").extend(dated);
+            }
         }
     }
-    (rows, saturated)
+    computed
 }
 
-fn assert_sorted(day: &Day) {
-    let batch = day.batch();
-    let columns: Vec<Vec<String>> = ROLLUP_DAILY.sort_columns.iter().map(|name| cells(&batch, name)).collect();
+fn assert_sorted(spec: &TableSpec, batch: &RecordBatch) {
+    let columns: Vec<Vec<String>> = spec.sort_columns.iter().map(|name| cells(batch, name)).collect();
     let key = |row: usize| columns.iter().map(|column| column[row].as_str()).collect::<Vec<_>>();
     for row in 1..batch.num_rows() {
         assert!(key(row - 1) < key(row), "rows ascend, each key once");
     }
+}
+
+/// Rows, each its columns as text.
+fn texts(batch: &RecordBatch) -> impl Iterator<Item = BTreeMap<String, String>> {
+    let schema = batch.schema();
+    let columns: Vec<(String, Vec<String>)> =
+        schema.fields().iter().map(|field| (field.name().clone(), cells(batch, field.name()))).collect();
+    (0..batch.num_rows())
+        .map(move |row| columns.iter().map(|(name, column)| (name.clone(), column[row].clone())).collect())
 }
 
 /// A column as text.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-use super::{Ev, Rows, Val, int, text};
+use super::{Breakdowns, Ev, Rows, Table, Val, int, text};
 
 /// Zone of each organisation; others have UTC.
 pub(super) type Zones = BTreeMap<String, String>;
@@ -89,25 +89,38 @@ fn order(event: &Ev) -> [Option<i64>; 4] {
     ["event_time", "recorded_time", "log_partition", "log_offset"].map(|name| int(event, name))
 }
 
-/// The content columns of every row of the rollup.
-pub(super) fn rollup(events: &[Ev], zones: &Zones) -> Rows {
-    let zone_name = |org: &str| zones.get(org).map_or("UTC", String::as_str);
-    // The first copy of each event counts.
+/// The events of each row of the rollup, each with the number of its further copies.
+type Groups<'a> = BTreeMap<Key<'a>, Vec<(&'a Ev, usize)>>;
+
+fn zone_name<'z>(zones: &'z Zones, org: &str) -> &'z str {
+    zones.get(org).map_or("UTC", String::as_str)
+}
+
+/// The first copy of each event counts.
+fn groups<'a>(events: &'a [Ev], zones: &Zones) -> Groups<'a> {
     let mut copies: BTreeMap<_, Vec<&Ev>> = BTreeMap::new();
     for event in events {
         copies.entry((text(event, "org_id"), text(event, "source"), int(event, "event_id"))).or_default().push(event);
     }
-    let mut groups: BTreeMap<Key<'_>, Vec<(&Ev, usize)>> = BTreeMap::new();
-    let mut bounds = BTreeMap::new();
+    let mut groups = Groups::new();
     for ((org, ..), group) in &copies {
         let kept: &Ev = group.iter().min_by_key(|event| order(event)).expect("at least one copy");
         let org = org.expect("each event has an organisation");
-        let zone = TimeZone::get(zone_name(org)).expect("a zone");
-        let date = local(at(kept), &zone);
-        bounds.entry((org, date)).or_insert_with(|| day(at(kept), &zone));
+        let date = local(at(kept), &TimeZone::get(zone_name(zones, org)).expect("a zone"));
         let of = |name| text(kept, name).unwrap_or("unknown");
         let key = (org, date, of("user_key"), of("product"), of("client_type"));
         groups.entry(key).or_default().push((kept, group.len() - 1));
+    }
+    groups
+}
+
+/// The content columns of every row of the rollup.
+pub(super) fn rollup(events: &[Ev], zones: &Zones) -> Rows {
+    let groups = groups(events, zones);
+    let mut bounds = BTreeMap::new();
+    for ((org, date, ..), members) in &groups {
+        let zone = TimeZone::get(zone_name(zones, org)).expect("a zone");
+        bounds.entry((*org, *date)).or_insert_with(|| day(at(members[0].0), &zone));
     }
     let mut first_days: BTreeMap<(&str, &str), Date> = BTreeMap::new();
     for (org, date, user, ..) in groups.keys() {
@@ -118,11 +131,13 @@ pub(super) fn rollup(events: &[Ev], zones: &Zones) -> Rows {
     for ((org, date, user, product, client_type), members) in &groups {
         let (start, end) = bounds[&(*org, *date)];
         let all: Vec<&Ev> = members.iter().map(|(event, _)| *event).collect();
-        let mut row = measures(&all, product, client_type);
+        let families = families(&all, product, client_type);
+        let mut row = measures(&all, &families);
         let mut put = |name: &str, value: String| assert!(row.insert(name.to_owned(), value).is_none());
         put("day_start", time(start));
         put("day_end", time(end));
-        put("time_zone", zone_name(org).to_owned());
+        put("instrumented", families.iter().copied().collect::<Vec<_>>().join(","));
+        put("time_zone", zone_name(zones, org).to_owned());
         put("definition_version", "1".into());
         put("events_received", all.len().to_string());
         put("late_events", all.iter().filter(|event| int(event, "recorded_time") >= Some(end)).count().to_string());
@@ -168,8 +183,8 @@ pub(super) fn rollup(events: &[Ev], zones: &Zones) -> Rows {
     rows
 }
 
-/// Every measure, written out by hand, and `instrumented`.
-fn measures(all: &[&Ev], product: &str, client_type: &str) -> BTreeMap<String, String> {
+/// What a client reports, by its events, its word and our list.
+fn families<'a>(all: &[&'a Ev], product: &str, client_type: &str) -> BTreeSet<&'a str> {
     let mut families: BTreeSet<&str> = BTreeSet::new();
     for event in all {
         families.extend(kind(event).strip_prefix("dev.daybook.").and_then(|rest| rest.split('.').next()));
@@ -181,8 +196,119 @@ fn measures(all: &[&Ev], product: &str, client_type: &str) -> BTreeMap<String, S
         families.extend(["session", "activity", "prompt", "model", "tool", "code", "vcs", "usage"]);
     }
     families.retain(|family| FAMILIES.contains(family));
-    let listed = families.iter().copied().collect::<Vec<_>>().join(",");
-    let mut row = BTreeMap::from([("instrumented".to_owned(), listed)]);
+    families
+}
+
+/// What a breakdown is: its table, the value of each column of its key, whether an event has a row in it, and its measures.
+type Breakdown = (&'static str, fn(&Ev) -> Vec<(&'static str, &str)>, fn(&Ev) -> bool, &'static [&'static str]);
+
+const SUGGESTIONS: [&str; 8] = [
+    "shown",
+    "accepted",
+    "rejected",
+    "dismissed",
+    "lines_suggested_add",
+    "lines_suggested_del",
+    "lines_accepted_add",
+    "lines_accepted_del",
+];
+const DECISIONS: [&str; 4] = ["tool_accepts", "tool_auto_accepts", "tool_rejects", "tool_modifies"];
+
+fn is_suggestion(event: &Ev) -> bool {
+    is(event, "suggestion.shown")
+        || is(event, "suggestion.resolved")
+            && matches!(text(event, "outcome"), Some("accepted" | "rejected" | "dismissed" | "modified"))
+}
+
+fn is_decision(event: &Ev) -> bool {
+    is(event, "tool.decided") && matches!(text(event, "decision"), Some("accept" | "auto_accept" | "reject" | "modify"))
+}
+
+const BREAKDOWNS: [Breakdown; 4] = [
+    (
+        "model_daily",
+        |event| {
+            let model = text(event, "response_model").or(text(event, "request_model"));
+            vec![("provider", text(event, "provider").unwrap_or("unknown")), ("model", model.unwrap_or("unknown"))]
+        },
+        |event| is(event, "model.completed"),
+        &[
+            "responses",
+            "model_requests",
+            "model_errors",
+            "model_refusals",
+            "latency_ms_sum",
+            "ttft_ms_sum",
+            "input_tokens",
+            "output_tokens",
+            "cache_read_tokens",
+            "cache_creation_tokens",
+            "reasoning_tokens",
+        ],
+    ),
+    (
+        "tool_daily",
+        |event| {
+            let of = |name| (name, text(event, name).unwrap_or("unknown"));
+            vec![of("tool"), of("mcp_server")]
+        },
+        |event| is(event, "tool.completed") || is_decision(event),
+        &["tool_calls", "tool_failures", DECISIONS[0], DECISIONS[1], DECISIONS[2], DECISIONS[3]],
+    ),
+    (
+        "feature_daily",
+        |event| vec![("feature", text(event, "feature").unwrap_or("unknown"))],
+        is_suggestion,
+        &SUGGESTIONS,
+    ),
+    (
+        "language_daily",
+        |event| vec![("language", text(event, "language").unwrap_or("unknown"))],
+        |event| is_suggestion(event) || is_decision(event) || is(event, "code.changed"),
+        &{
+            let [a, b, c, d, e, f, g, h] = SUGGESTIONS;
+            let [i, j, k, l] = DECISIONS;
+            [a, b, c, d, e, f, g, h, i, j, k, l, "lines_total_add", "lines_total_del"]
+        },
+    ),
+];
+
+/// Every row of every breakdown.
+pub(super) fn breakdowns(events: &[Ev], zones: &Zones) -> Breakdowns {
+    let groups = groups(events, zones);
+    let table = |(name, key, has_row, columns): Breakdown| {
+        let mut table = Table::new();
+        for ((org, date, user, product, client_type), members) in &groups {
+            let all: Vec<&Ev> = members.iter().map(|(event, _)| *event).collect();
+            let families = families(&all, product, client_type);
+            let mut parts: BTreeMap<_, Vec<&Ev>> = BTreeMap::new();
+            for event in all.iter().copied().filter(|event| has_row(event)) {
+                parts.entry(key(event)).or_default().push(event);
+            }
+            for (key, part) in parts {
+                let of_row = [
+                    ("activity_date", date.to_string().as_str()),
+                    ("org_id", org),
+                    ("user_key", user),
+                    ("product", product),
+                    ("client_type", client_type),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()));
+                let mut row = measures(&part, &families);
+                row.retain(|name, _| columns.contains(&name.as_str()));
+                row.extend(key.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+                row.extend(of_row);
+                table.insert(row);
+            }
+        }
+        (name, table)
+    };
+    BREAKDOWNS.map(table).into()
+}
+
+/// Every measure, written out by hand.
+fn measures(all: &[&Ev], families: &BTreeSet<&str>) -> BTreeMap<String, String> {
+    let mut row = BTreeMap::new();
     let mut put = |name: &str, of: &[&str], value: String| {
         let known = of.iter().any(|family| families.contains(family));
         row.insert(name.to_owned(), if known { value } else { "NULL".into() });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, civil::Date};
 use lake::{Change, DataFile, Lake};
 use proptest::prelude::*;
-use schemas::EVENTS;
+use schemas::{EVENTS, breakdown};
 
 use super::{
     Ev, Val, assert_same, batch,
@@ -13,14 +13,20 @@ use super::{
     event,
     meaning::{assert_meant, dump},
     naive, rows_of_table, sort, t,
-    table::{HOUR, NOON, lake},
+    table::{HOUR, NOON, assert_broken_down, lake},
     us, utc_date,
 };
 use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, run, verify};
 
 const ZONES: [&str; 4] = ["UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"];
-const KINDS: [&str; 5] =
-    ["prompt.submitted", "subscription.changed", "model.completed", "subscription.changed", "telemetry.status"];
+const KINDS: [&str; 6] = [
+    "prompt.submitted",
+    "subscription.changed",
+    "model.completed",
+    "subscription.changed",
+    "telemetry.status",
+    "tool.completed",
+];
 
 /// What happens between two runs.
 #[derive(Clone, Debug)]
@@ -124,6 +130,8 @@ impl World {
                             ("status", t("success")),
                             ("input_tokens", Val::I(*ids)),
                             ("reports", t("prompt,model")),
+                            ("response_model", Val::T(format!("model {}", *ids % 3))),
+                            ("tool", Val::T(format!("tool {}", *ids % 2))),
                         ];
                         event(["acme", "beta"][*org], &format!("user {user}"), time, *ids, KINDS[*kind], &more)
                     })
@@ -176,7 +184,9 @@ async fn plays_out(steps: &[(Step, bool)]) {
         let report = refresh(&world.lake, &calendar, now, &(), memory).await.expect("the store works");
         rebuild(&twin.lake, &calendar, now, &(), &Rebuild::default()).await.expect("the store works");
         let rows = rows_of_table(&world.lake).await;
-        assert_same(&rows, &naive::rollup(&world.events(), &naive::Zones::from([("acme".into(), zone.into())])));
+        let zones = naive::Zones::from([("acme".into(), zone.into())]);
+        assert_same(&rows, &naive::rollup(&world.events(), &zones));
+        assert_broken_down(&world.lake, &world.events(), &zones).await;
         assert_eq!(rows, rows_of_table(&twin.lake).await, "with its history");
         assert_meant(&world.lake, world.members.as_deref()).await;
         for spec in schemas::derived::specs() {
@@ -252,16 +262,17 @@ async fn a_day_computed_for_others_is_one_left_as_it_is() {
 async fn a_rebuild_mends_and_verify_tells() {
     let (mut world, calendar) = (World::new().await, OrgCalendar::default());
     let now = NOON.parse().expect("a time");
-    let events: Vec<Ev> = (0..4).map(|day| prompt("ada", 24 * day, day)).chain([plan("ada", 25, 9)]).collect();
+    let answer = event("acme", "ada", us(NOON), 8, "model.completed", &[("product", t("kiro"))]);
+    let events: Vec<Ev> = (0..4).map(|day| prompt("ada", 24 * day, day)).chain([plan("ada", 25, 9), answer]).collect();
     let files = world.write(&events).await;
     world.commit(files, vec![], true).await;
     run(&world.lake, &calendar, now, &()).await.expect("the store works");
     let differences = async |lake: &Lake| {
         let report = verify(lake, &calendar, now, &()).await.expect("the store works");
         assert_eq!(report.table_version, None, "it writes nothing");
-        (report.rows_added, report.rows_changed, report.rows_removed)
+        (report.rows_added, report.rows_changed, report.rows_removed, report.breakdowns_changed)
     };
-    assert_eq!(differences(&world.lake).await, (0, 0, 0));
+    assert_eq!(differences(&world.lake).await, (0, 0, 0, 0));
 
     // A day of the rollup is lost, and nobody knows.
     let table = world.lake.table(&schemas::rollup::ROLLUP_DAILY);
@@ -269,16 +280,27 @@ async fn a_rebuild_mends_and_verify_tells() {
     let remove = vec![snapshot.files.iter().min_by_key(|file| file.partition_value).expect("files").clone()];
     let change = Change { operation: "DELETE", remove, data_change: true, ..Change::default() };
     table.commit(&mut snapshot.head(), change).await.expect("the store works");
-    assert_eq!(differences(&world.lake).await, (1, 0, 0));
+    assert_eq!(differences(&world.lake).await, (1, 0, 0, 0));
     let first = Some("2026-06-01".parse().expect("a date"));
     let dry = Rebuild { from: first, to: first, dry_run: true };
     let would = rebuild(&world.lake, &calendar, now, &(), &dry).await.expect("the store works");
     assert_eq!((would.rows_added, would.table_version), (1, None));
-    assert_eq!(differences(&world.lake).await, (1, 0, 0), "a dry run mends nothing");
+    assert_eq!(differences(&world.lake).await, (1, 0, 0, 0), "a dry run mends nothing");
     let wet = Rebuild { dry_run: false, ..dry };
     let mended = rebuild(&world.lake, &calendar, now, &(), &wet).await.expect("the store works");
     assert_eq!((mended.rows_added, mended.rows), (1, 4));
-    assert_eq!(differences(&world.lake).await, (0, 0, 0));
+    assert_eq!(differences(&world.lake).await, (0, 0, 0, 0));
+
+    // And a day of a breakdown.
+    let table = world.lake.table(&breakdown::specs()[0]);
+    let snapshot = table.snapshot().await.expect("the store works");
+    let remove = snapshot.files.clone();
+    let change = Change { operation: "DELETE", remove, data_change: true, ..Change::default() };
+    table.commit(&mut snapshot.head(), change).await.expect("the store works");
+    assert_eq!(differences(&world.lake).await, (0, 0, 0, 1));
+    let mended = rebuild(&world.lake, &calendar, now, &(), &Rebuild::default()).await.expect("the store works");
+    assert_eq!((mended.breakdowns_changed, mended.rows_changed), (1, 0));
+    assert_eq!(differences(&world.lake).await, (0, 0, 0, 0));
 }
 
 #[tokio::test]

@@ -12,11 +12,11 @@ use std::{
 use jiff::{SignedDuration, Timestamp, civil::Date};
 use lake::{Change, DataFile, Lake, testing::FaultyStore};
 use object_store::memory::InMemory;
-use schemas::{EVENTS, rollup::ROLLUP_DAILY};
+use schemas::{EVENTS, breakdown, rollup::ROLLUP_DAILY};
 
 use super::{
     Ev, Rows, Val, assert_same, batch, event,
-    meaning::assert_meant,
+    meaning::{assert_meant, dump},
     naive::{self, Zones},
     rows_of_table, sort, t, us, utc_date,
 };
@@ -52,6 +52,14 @@ async fn ingest(lake: &Lake, events: &[Ev], remove: Vec<DataFile>) -> Vec<DataFi
         Change { operation: "STREAMING UPDATE", add: add.clone(), remove, data_change: true, ..Change::default() };
     table.commit(&mut head, change).await.expect("the store works");
     add
+}
+
+/// Compares every breakdown with the plain recompute.
+pub(super) async fn assert_broken_down(lake: &Lake, events: &[Ev], zones: &Zones) {
+    let expected = naive::breakdowns(events, zones);
+    for spec in breakdown::specs() {
+        assert_eq!(dump(lake, spec).await, expected[spec.name], "{}", spec.name);
+    }
 }
 
 async fn roll(lake: &Lake, calendar: &OrgCalendar, now: &str) -> RunReport {
@@ -238,6 +246,7 @@ async fn f04_two_aggregators_are_one() {
         let commits = [one.table_version, other.table_version].iter().flatten().count();
         assert_eq!(commits, 1, "one of them commits, the other finds it done");
         assert_same(&rows_of_table(&lake).await, &naive::rollup(&so_far, &zones("Asia/Kathmandu")));
+        assert_broken_down(&lake, &so_far, &zones("Asia/Kathmandu")).await;
     }
 }
 
@@ -270,6 +279,8 @@ async fn r08_a_failing_store_changes_nothing_or_all() {
         }
         before = rows_of_table(&lake).await;
         assert_same(&before, &expected);
+        // However many runs ended between the commits.
+        assert_broken_down(&lake, &so_far, &zones("America/New_York")).await;
         // Far more requests: at 10 % none would ever get through.
         loop {
             store.set(2);

@@ -67,7 +67,7 @@ const KINDS: [&str; 24] = [
 ];
 
 /// Texts that an event may carry; a draw beyond the list leaves the column null.
-const TEXTS: [(&str, &[&str]); 17] = [
+const TEXTS: [(&str, &[&str]); 24] = [
     ("client_type", &["ide", "cli", "cloud_agent"]),
     ("product", &["kiro", "claude_code", "a product with a long name"]),
     ("session_id", &["s1", "s2", "0190d2c1-7a8b-7ccc-9ddd-000000000003", "s4"]),
@@ -85,6 +85,14 @@ const TEXTS: [(&str, &[&str]); 17] = [
     ("state", &["active", "expired"]),
     ("tier", &["pro", "team"]),
     ("reports", &["model,prompt", "tool,nonsense, vcs"]),
+    ("provider", &["anthropic", "a provider with a long name"]),
+    // Long ones that begin alike, as model names do; and one that says what an absent one says.
+    ("response_model", &["claude-opus-4-5-20251101", "claude-opus-4-5-20250805", "unknown", "small"]),
+    ("request_model", &["claude-opus-4-5-20251101", "claude-opus-4-5", "small"]),
+    ("tool", &["Read", "mcp__search", "mcp__search__of_the_long_kind"]),
+    ("mcp_server", &["search", ""]),
+    ("feature", &["completion", "chat_in_the_side_bar"]),
+    ("language", &["rust", "python", "typescript_react"]),
 ];
 
 const INTS: [&str; 14] = [
@@ -216,16 +224,18 @@ proptest! {
     #[test]
     fn r12_rollup_equals_a_plain_recompute(edge in 0..EDGES.len(), draws in draws(4_000, 80), batch_rows in 1..40_usize) {
         let events = without_plan_ties(history(EDGES[edge], &draws));
-        let (found, saturated) = compute(&events, &calendar(), batch_rows);
-        assert_same(&found, &naive::rollup(&events, &zones()));
-        prop_assert_eq!(saturated, 0);
+        let found = compute(&events, &calendar(), batch_rows);
+        assert_same(&found.rows, &naive::rollup(&events, &zones()));
+        prop_assert_eq!(found.breakdowns, naive::breakdowns(&events, &zones()));
+        prop_assert_eq!(found.saturated, 0);
     }
 
     #[test]
     fn crowded_instants_are_counted_right_too(draws in draws(2, 80), batch_rows in 1..9_usize) {
         let events = without_plan_ties(history(EDGES[6], &draws));
-        let (found, _) = compute(&events, &calendar(), batch_rows);
-        assert_same(&found, &naive::rollup(&events, &zones()));
+        let found = compute(&events, &calendar(), batch_rows);
+        assert_same(&found.rows, &naive::rollup(&events, &zones()));
+        prop_assert_eq!(found.breakdowns, naive::breakdowns(&events, &zones()));
     }
 
     #[test]
@@ -242,7 +252,7 @@ proptest! {
 const NOON: &str = "2026-06-01T12:00:00Z";
 
 fn one_row(events: &[Ev]) -> BTreeMap<String, String> {
-    let (rows, _) = compute(events, &OrgCalendar::default(), 3);
+    let rows = compute(events, &OrgCalendar::default(), 3).rows;
     assert_eq!(rows.len(), 1, "one row");
     rows.into_values().next().expect("one row")
 }
@@ -345,7 +355,7 @@ fn the_last_plan_wins_whole_and_is_carried_over() {
         at(3, 0, "prompt.submitted", &[("client_type", t("cli"))]),
         at(4, 24, "subscription.changed", &[("state", t("expired"))]),
     ];
-    let (rows, _) = compute(&events, &OrgCalendar::default(), 2);
+    let rows = compute(&events, &OrgCalendar::default(), 2).rows;
     let columns = ["subscription_state", "subscription_tier", "overage_cap", "first_active_date", "newly_activated"];
     let found: Vec<_> = rows.values().map(|row| columns.map(|column| row[column].clone())).collect();
     let expected = [
@@ -361,13 +371,15 @@ fn the_last_plan_wins_whole_and_is_carried_over() {
 fn sums_that_fit_no_column_are_cut_and_counted() {
     let of = |id, tokens| event("acme", "ada", us(NOON), id, "model.completed", &[("input_tokens", Val::I(tokens))]);
     let most = i64::MAX.to_string();
-    // What fits in the end is exact, whatever it was on the way.
+    // What fits in the end is exact, whatever it was on the way; what does not is cut in the row and in the model's.
     let cases =
-        [(vec![of(1, i64::MAX), of(2, i64::MAX)], 1), (vec![of(1, i64::MAX), of(2, i64::MAX), of(3, -i64::MAX)], 0)];
+        [(vec![of(1, i64::MAX), of(2, i64::MAX)], 2), (vec![of(1, i64::MAX), of(2, i64::MAX), of(3, -i64::MAX)], 0)];
     for (events, cut) in cases {
-        let (rows, saturated) = compute(&events, &OrgCalendar::default(), 1);
-        let tokens: Vec<_> = rows.values().map(|row| &row["input_tokens"]).collect();
-        assert_eq!((tokens, saturated), (vec![&most], cut));
+        let found = compute(&events, &OrgCalendar::default(), 1);
+        let tokens: Vec<_> = found.rows.values().map(|row| &row["input_tokens"]).collect();
+        assert_eq!((tokens, found.saturated), (vec![&most], cut));
+        let of_model: Vec<_> = found.breakdowns["model_daily"].iter().map(|row| &row["input_tokens"]).collect();
+        assert_eq!(of_model, [&most]);
     }
 }
 

@@ -35,12 +35,13 @@ pub(crate) async fn run(args: &RollupArgs, sources: &Sources, now: Timestamp) ->
             let report = timed(async |bar| aggregate::verify(&lake, &calendar, now, bar).await).await?;
             print(fields(&report)?, output.format)?;
             let differ = report.rows_added + report.rows_changed + report.rows_removed;
-            if differ == 0 && report.derived_changed == 0 {
+            let (days, parts, derived) = (report.days_changed, report.breakdowns_changed, report.derived_changed);
+            if differ + parts + derived == 0 {
                 return Ok(());
             }
-            let (days, derived) = (report.days_changed, report.derived_changed);
             let what = format!(
-                "{differ} rows of {days} days, and {derived} dates of derived tables, differ from what the events say"
+                "{differ} rows of {days} days, {parts} dates of breakdowns and {derived} dates of derived tables differ \
+                 from what the events say"
             );
             Err(Fault::refused(what)
                 .help("`daybook rollup rebuild` mends them; keep the table's log, it tells who wrote what"))

@@ -1,0 +1,139 @@
+//! The tables of breakdowns in a run: what the walk gives for a date against what the table has, and the commit.
+//!
+//! ```text
+//! walk ──► rows of the rollup ─────────────────────────────► people, revise ──► 2. commit of rollup_daily
+//!      └─► rows of each breakdown ──► against its table ──► 1. commit of each breakdown
+//! ```
+//!
+//! Invariants:
+//! 1. A breakdown stands for what `rollup_daily` stands for, or for more: its commit comes first. A run that ends between the commits is made again by the
+//!    next from the version that `rollup_daily` stands for, and finds rows that are as they should be.
+//! 2. Each commit carries the version of `events`, compare-and-swap on the version before, as that of `rollup_daily` does.
+//! 3. Where a breakdown was never computed, stands for less, or has another definition than ours, what is new is counted from there: at worst, all.
+
+use arrow::{
+    array::{AsArray, BooleanArray, RecordBatch},
+    compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch},
+    error::ArrowError,
+};
+use datafusion::prelude::SessionContext;
+use futures::future::try_join_all;
+use jiff::civil::Date;
+use lake::{Change, Lake, Snapshot, Swap, Table};
+use schemas::breakdown::{self, Breakdown};
+use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    Error, Result,
+    run::events_app_id,
+    scope::Who,
+    standing::{replace, standing, without_date},
+};
+
+/// Holds the digest of definition and calendar that a breakdown was computed with.
+const DEFINITION_APP_ID: &str = "daybook/definition";
+
+/// A breakdown's table, as an attempt of a run finds it.
+pub(crate) struct Held {
+    definition: &'static Breakdown,
+    table: Table,
+    before: Snapshot,
+}
+
+impl Held {
+    /// All breakdowns; creates the tables that are missing, and adds the columns that one of an older version lacks.
+    ///
+    /// # Errors
+    /// Where a table cannot be read or created.
+    pub(crate) async fn all(lake: &Lake) -> Result<Vec<Self>> {
+        let held = breakdown::breakdowns().iter().zip(breakdown::specs()).map(async |(definition, spec)| {
+            let table = lake.table(spec);
+            table.create_if_missing().await.map_err(Error::table(spec))?;
+            let before = table.snapshot().await.map_err(Error::table(spec))?;
+            Ok(Self { definition, table, before })
+        });
+        try_join_all(held).await
+    }
+
+    /// What the table will stand for: a version of `events`, and the definition under a calendar of this digest.
+    pub(crate) fn swaps(&self, events: &Snapshot, calendar_digest: i64) -> [Swap; 2] {
+        let measures: Vec<_> = self.definition.measures().collect();
+        let definition = format!("{:?}{measures:?}{calendar_digest}", self.definition);
+        let next = [
+            (events_app_id(&events.table_id), events.version),
+            (DEFINITION_APP_ID.to_owned(), (xxh3_64(definition.as_bytes()) >> 1) as i64),
+        ];
+        next.map(|(app_id, next)| Swap { expected: self.before.txns.get(&app_id).copied().unwrap_or(0), app_id, next })
+    }
+
+    /// Brings a date in line with `rows`, the rows of `who`: adds to `change` what that takes, where it is given. True where rows differ.
+    ///
+    /// # Errors
+    /// Where the table cannot be read or written.
+    pub(crate) async fn settle(
+        &self,
+        context: &SessionContext,
+        date: Date,
+        who: &Who,
+        rows: &RecordBatch,
+        change: Option<&mut Change>,
+    ) -> Result<bool> {
+        if rows.num_rows() == 0 && self.before.files_of(date).is_empty() {
+            return Ok(false);
+        }
+        let old = without_date(&standing(&self.table, &self.before, context, date).await?);
+        let fresh = match who {
+            Who::Everyone => rows.clone(),
+            Who::These(people) => self.merge(rows, &old, |user| people.contains(user)).map_err(wrong)?,
+        };
+        if fresh == old {
+            return Ok(false);
+        }
+        if let Some(change) = change {
+            replace(&self.table, &self.before, date, &fresh, change).await?;
+        }
+        Ok(true)
+    }
+
+    /// `rows`, and of `old` those of people who are not computed.
+    fn merge(
+        &self,
+        rows: &RecordBatch,
+        old: &RecordBatch,
+        is_computed: impl Fn(&str) -> bool,
+    ) -> Result<RecordBatch, ArrowError> {
+        let users = old["user_key"].as_string::<i32>();
+        let kept: BooleanArray = users.iter().map(|user| Some(!user.is_some_and(&is_computed))).collect();
+        let all = concat_batches(&rows.schema(), [rows, &filter_record_batch(old, &kept)?])?;
+        let by = |name: &&str| SortColumn { values: all[*name].clone(), options: None };
+        let sort: Vec<SortColumn> = self.table.spec().sort_columns.iter().map(by).collect();
+        take_record_batch(&all, &lexsort_to_indices(&sort, None)?)
+    }
+
+    /// Removes the rows of dates that are gone; gives how many dates.
+    pub(crate) fn remove(&self, is_gone: impl Fn(Date) -> bool, change: &mut Change) -> u64 {
+        let gone = self.before.files.iter().filter(|file| file.partition_value.is_none_or(&is_gone));
+        change.remove.extend(gone.cloned());
+        self.before.dates().into_iter().filter(|date| is_gone(*date)).count() as u64
+    }
+
+    /// Commits the change and what the table stands for then, unless both are as they were.
+    ///
+    /// # Errors
+    /// Where the commit fails, or another aggregator was faster.
+    pub(crate) async fn commit(&self, mut change: Change, swaps: [Swap; 2]) -> Result<()> {
+        let is_same = swaps.iter().all(|swap| swap.expected == swap.next);
+        if is_same && change.add.is_empty() && change.remove.is_empty() {
+            return Ok(());
+        }
+        change.metrics.insert("filesWritten".into(), json!(change.add.len()));
+        change.swaps = swaps.into();
+        self.table.commit(&mut self.before.head(), change).await.map_err(|source| Error::Commit { source })?;
+        Ok(())
+    }
+}
+
+fn wrong(error: ArrowError) -> Error {
+    Error::Scan(error.into())
+}
