@@ -7,6 +7,7 @@ use jiff::civil::Date;
 
 use crate::commands::{
     dead_letters::DeadLettersArgs, key::KeyArgs, maintain::MaintainArgs, org::OrgArgs, status::StatusArgs,
+    team::TeamArgs,
 };
 
 const EXIT_CODES: &str = "\
@@ -75,6 +76,8 @@ pub(crate) enum Command {
     DeadLetters(DeadLettersArgs),
     /// Organisations
     Org(OrgArgs),
+    /// Who belongs to which team
+    Team(TeamArgs),
     /// Keys that clients send with and people read with
     Key(KeyArgs),
     /// Show or check the configuration

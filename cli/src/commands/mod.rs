@@ -11,3 +11,4 @@ pub(crate) mod org;
 pub(crate) mod query;
 pub(crate) mod rollup;
 pub(crate) mod status;
+pub(crate) mod team;
