@@ -13,8 +13,7 @@
 
 use arrow::{
     array::{AsArray, BooleanArray, RecordBatch},
-    compute::{SortColumn, concat_batches, filter_record_batch, lexsort_to_indices, take_record_batch},
-    error::ArrowError,
+    compute::{concat_batches, filter_record_batch},
 };
 use datafusion::prelude::SessionContext;
 use futures::future::try_join_all;
@@ -28,7 +27,7 @@ use crate::{
     Error, Result,
     run::events_app_id,
     scope::Who,
-    standing::{replace, standing, without_date},
+    standing::{replace, sorted, standing, without_date},
 };
 
 /// Holds the digest of definition and calendar that a breakdown was computed with.
@@ -85,7 +84,7 @@ impl Held {
         let old = without_date(&standing(&self.table, &self.before, context, date).await?);
         let fresh = match who {
             Who::Everyone => rows.clone(),
-            Who::These(people) => self.merge(rows, &old, |user| people.contains(user)).map_err(wrong)?,
+            Who::These(people) => self.merge(rows, &old, |user| people.contains(user))?,
         };
         if fresh == old {
             return Ok(false);
@@ -97,18 +96,11 @@ impl Held {
     }
 
     /// `rows`, and of `old` those of people who are not computed.
-    fn merge(
-        &self,
-        rows: &RecordBatch,
-        old: &RecordBatch,
-        is_computed: impl Fn(&str) -> bool,
-    ) -> Result<RecordBatch, ArrowError> {
+    fn merge(&self, rows: &RecordBatch, old: &RecordBatch, is_computed: impl Fn(&str) -> bool) -> Result<RecordBatch> {
         let users = old["user_key"].as_string::<i32>();
         let kept: BooleanArray = users.iter().map(|user| Some(!user.is_some_and(&is_computed))).collect();
         let all = concat_batches(&rows.schema(), [rows, &filter_record_batch(old, &kept)?])?;
-        let by = |name: &&str| SortColumn { values: all[*name].clone(), options: None };
-        let sort: Vec<SortColumn> = self.table.spec().sort_columns.iter().map(by).collect();
-        take_record_batch(&all, &lexsort_to_indices(&sort, None)?)
+        sorted(self.table.spec(), &all)
     }
 
     /// Removes the rows of dates that are gone; gives how many dates.
@@ -132,8 +124,4 @@ impl Held {
         self.table.commit(&mut self.before.head(), change).await.map_err(|source| Error::Commit { source })?;
         Ok(())
     }
-}
-
-fn wrong(error: ArrowError) -> Error {
-    Error::Scan(error.into())
 }

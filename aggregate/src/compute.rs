@@ -166,7 +166,7 @@ impl Work<'_> {
                 let shared = Arc::clone(self.shared);
                 let who = pass.who.clone();
                 let task = AbortOnDropHandle::new(tokio::spawn(async move { walk(&shared, pass).await }));
-                async move { Ok((who, task.await.map_err(|source| Error::Task { source })??)) }
+                async move { Ok::<_, Error>((who, task.await.map_err(|source| Error::Task { source })??)) }
             })
             .buffered(PASSES_AT_ONCE);
         let mut walks = std::pin::pin!(walks);

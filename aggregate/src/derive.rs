@@ -341,12 +341,11 @@ impl Job<'_> {
             context.sql(&self.sql).await.and_then(|frame| frame.select(columns.collect::<Vec<_>>())?.sort(order));
         let frame = frame.map_err(Error::Scan)?;
         let batches = frame.collect().await.map_err(Error::Scan)?;
-        let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
         let Some(first) = batches.first() else { return Ok(RecordBatch::new_empty(schema)) };
-        let all = concat_batches(&first.schema(), &batches).map_err(wrong)?;
+        let all = concat_batches(&first.schema(), &batches)?;
         let columns =
             all.columns().iter().zip(schema.fields()).map(|(column, field)| narrow(column, field.data_type()));
-        RecordBatch::try_new(schema.clone(), columns.collect()).map_err(wrong)
+        Ok(RecordBatch::try_new(schema.clone(), columns.collect())?)
     }
 }
 

@@ -16,6 +16,7 @@
 //! | `rows`, `values`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
 //! | `scope`, `plan` | which days, and whose rows of them; which files for them |
 //! | `compute`, `standing`, `breakdown`, `run` | reading, walking, comparing; rows that a table has; tables of breakdowns; snapshots and the commits |
+//! | `feed`, `told` | what each version of the rollup changed: revisions, and final rows that were restated |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
 //! | `serve`, `metrics`, `status` | the service |
 //!
@@ -36,6 +37,7 @@ mod cells;
 mod columns;
 mod compute;
 mod derive;
+mod feed;
 mod metrics;
 mod people;
 mod plan;
@@ -50,6 +52,7 @@ mod standing;
 mod status;
 #[cfg(test)]
 mod tests;
+mod told;
 mod values;
 mod walk;
 
@@ -142,6 +145,12 @@ pub enum Error {
         #[source]
         source: tokio::task::JoinError,
     },
+}
+
+impl From<arrow::error::ArrowError> for Error {
+    fn from(error: arrow::error::ArrowError) -> Self {
+        Self::Scan(error.into())
+    }
 }
 
 impl Error {

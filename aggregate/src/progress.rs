@@ -51,6 +51,8 @@ pub struct RunReport {
     pub saturated: u64,
     /// Dates of breakdowns whose rows changed, over all of these tables.
     pub breakdowns_changed: u64,
+    /// Days of organisations whose change was told in `rollup_revisions`.
+    pub revisions: u64,
     /// Dates of derived tables that were computed, over all of these tables.
     pub derived_computed: u64,
     /// Of these, dates whose rows changed.

@@ -75,18 +75,20 @@ pub(crate) struct Revised {
 }
 
 /// Rows of the table, their key and history at hand.
-struct Standing {
-    rows: usize,
-    key: Vec<StringArray>,
+pub(crate) struct Standing {
+    pub(crate) rows: usize,
+    pub(crate) key: Vec<StringArray>,
     user: StringArray,
-    state: StringArray,
-    revision: Int64Array,
+    pub(crate) state: StringArray,
+    pub(crate) revision: Int64Array,
     watermark: TimestampMicrosecondArray,
     computed_at: TimestampMicrosecondArray,
+    /// `events_received`.
+    pub(crate) events: Int64Array,
 }
 
 impl Standing {
-    fn new(batch: &RecordBatch) -> Result<Self> {
+    pub(crate) fn new(batch: &RecordBatch) -> Result<Self> {
         let text = |name: &str| Ok::<_, Error>(column(batch, name)?.as_string::<i32>().clone());
         let time = |name: &str| Ok::<_, Error>(column(batch, name)?.as_primitive::<TimestampMicrosecondType>().clone());
         Ok(Self {
@@ -97,7 +99,14 @@ impl Standing {
             revision: column(batch, "revision")?.as_primitive::<Int64Type>().clone(),
             watermark: time("watermark")?,
             computed_at: time("computed_at")?,
+            events: column(batch, "events_received")?.as_primitive::<Int64Type>().clone(),
         })
+    }
+
+    /// Compares the keys of two rows.
+    pub(crate) fn cmp(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
+        let pairs = self.key.iter().zip(&other.key);
+        pairs.map(|(own, other)| own.value(row).cmp(other.value(other_row))).fold(Ordering::Equal, Ordering::then)
     }
 }
 

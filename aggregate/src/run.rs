@@ -38,6 +38,7 @@ use crate::{
     calendar::OrgCalendar,
     compute::{Done, Shared, Work},
     derive::{Mode, Tally, derive},
+    feed::follow,
     people::People,
     scope::{Days, Since, Who, days_between, watermark, what_is_new},
 };
@@ -50,9 +51,16 @@ const COMPARISONS_MAX: usize = 32;
 /// Version of what this code makes of the same events and definitions; goes up with any change of its results.
 const ALGORITHM_VERSION: i64 = 1;
 
+/// Why a version was made, in its `operationMetrics`.
+pub(crate) const REASON_METRIC: &str = "reason";
+/// The reason of a run over what is new.
+pub(crate) const NEW_EVENTS: &str = "events";
+/// How what `events` is known as begins.
+pub(crate) const EVENTS_APP_PREFIX: &str = "daybook/rollup/";
+
 /// What `events` is known as in the transactions of `rollup_daily`.
 pub(crate) fn events_app_id(events_table_id: &str) -> String {
-    format!("daybook/rollup/{events_table_id}")
+    format!("{EVENTS_APP_PREFIX}{events_table_id}")
 }
 
 /// Holds the digest of calendar and definitions that the rollup was computed with.
@@ -106,6 +114,7 @@ pub async fn refresh(
     if report.events_version.is_none() || memory.derived_from.as_ref() == Some(&given) {
         return Ok(report);
     }
+    let report = RunReport { revisions: follow(lake).await?, ..report };
     let tally = derive(lake, Mode::Refresh).await?;
     memory.derived_from = Some(given);
     Ok(with(report, tally))
@@ -164,6 +173,7 @@ pub async fn rebuild(
     if rebuild.dry_run || report.events_version.is_none() {
         return Ok(report);
     }
+    let report = RunReport { revisions: follow(lake).await?, ..report };
     let mode = if what.is_everything() { Mode::Everything } else { Mode::Refresh };
     Ok(with(report, derive(lake, mode).await?))
 }
@@ -284,9 +294,17 @@ impl Job<'_> {
         });
         let same_definitions =
             swaps[1].expected == digest && of_breakdowns.iter().all(|[_, digest]| digest.expected == digest.next);
+        let was_computed = since.is_some();
         let since = since.filter(|_| same_definitions);
         let (wanted, watermark_us) = self.scope(&events_table, &before, &shared, since).await?;
         swaps.push(swap(watermark_id, watermark_us));
+        let reason = match (self.what, &wanted) {
+            (What::Days(_), _) => "rebuild",
+            _ if !was_computed => "first",
+            _ if !same_definitions => "definitions",
+            (_, None) => "erasure",
+            (_, Some(_)) => NEW_EVENTS,
+        };
 
         // Taken out: if the attempt ends early, what it has met must not pass for known.
         let remembered = std::mem::take(memory);
@@ -318,6 +336,7 @@ impl Job<'_> {
         ] {
             change.metrics.insert(name.into(), json!(value));
         }
+        change.metrics.insert(REASON_METRIC.into(), json!(reason));
         change.swaps = swaps;
         for ((held, change), swaps) in breakdowns.iter().zip(changes).zip(of_breakdowns) {
             held.commit(change, swaps).await?;

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, Date32Array, RecordBatch, new_null_array},
-    compute::concat_batches,
+    compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch},
+    datatypes::SchemaRef,
 };
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::civil::Date;
 use lake::{Change, Snapshot, Table};
+use schemas::TableSpec;
 
 use crate::{Error, Result, calendar::epoch_days, columns::take};
 
@@ -29,8 +31,7 @@ pub(crate) async fn standing(
 ) -> Result<RecordBatch> {
     let spec = table.spec();
     let schema = spec.schema();
-    let is_in_file = |name: &&str| Some(*name) != spec.partition_column;
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).filter(is_in_file).collect();
+    let names = names_in_file(spec, &schema);
     let files = version.files_of(date);
     let batches: Vec<RecordBatch> = match files.len() {
         0 => Vec::new(),
@@ -41,9 +42,23 @@ pub(crate) async fn standing(
             stream.try_collect().await.map_err(Error::Scan)?
         }
     };
+    filled(spec, &batches, date)
+}
+
+/// Names of the columns that lie in a file: all but the partition column.
+pub(crate) fn names_in_file<'a>(spec: &TableSpec, schema: &'a SchemaRef) -> Vec<&'a str> {
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    names.filter(|name| Some(*name) != spec.partition_column).collect()
+}
+
+/// Rows as they were read from files of a date, in one batch with all columns of the table's schema; those that a file lacks are null.
+///
+/// # Errors
+/// Where a column has another type than the schema says.
+pub(crate) fn filled(spec: &TableSpec, batches: &[RecordBatch], date: Date) -> Result<RecordBatch> {
+    let schema = spec.schema();
     let Some(first) = batches.first() else { return Ok(RecordBatch::new_empty(schema)) };
-    let wrong = |error: arrow::error::ArrowError| Error::Scan(error.into());
-    let rows = concat_batches(&first.schema(), &batches).map_err(wrong)?;
+    let rows = concat_batches(&first.schema(), batches)?;
     let columns = schema.fields().iter().map(|field| match rows.column_by_name(field.name()) {
         Some(_) => take(&rows, field.name(), field.data_type()),
         None if Some(field.name().as_str()) == spec.partition_column => {
@@ -52,7 +67,21 @@ pub(crate) async fn standing(
         None => Ok(new_null_array(field.data_type(), rows.num_rows())),
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
-    RecordBatch::try_new(Arc::clone(&schema), columns).map_err(wrong)
+    Ok(RecordBatch::try_new(Arc::clone(&schema), columns)?)
+}
+
+/// Rows in the order of the table's sort columns.
+///
+/// # Errors
+/// Where a sort column is missing.
+pub(crate) fn sorted(spec: &TableSpec, rows: &RecordBatch) -> Result<RecordBatch> {
+    let column = |name: &&str| {
+        let missing = || Error::Column { name: (*name).to_owned(), detail: "is missing".to_owned() };
+        let values = Arc::clone(rows.column_by_name(name).ok_or_else(missing)?);
+        Ok::<_, Error>(SortColumn { values, options: None })
+    };
+    let columns = spec.sort_columns.iter().map(column).collect::<Result<Vec<_>>>()?;
+    Ok(take_record_batch(rows, &lexsort_to_indices(&columns, None)?)?)
 }
 
 /// The columns that lie in a file: all but the partition column, which is a table's first.

@@ -133,6 +133,19 @@ impl From<CommitError> for Error {
 }
 
 impl Error {
+    /// True where an object is not there: a vacuum has deleted it, say.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if matches!(error.downcast_ref(), Some(object_store::Error::NotFound { .. })) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     pub(crate) fn store(path: &Path, source: object_store::Error) -> Self {
         Self::Store { path: path.to_string(), source }
     }

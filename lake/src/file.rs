@@ -138,16 +138,8 @@ impl DataFile {
 
     /// From an `add` action.
     pub(crate) fn from_add(spec: &TableSpec, types: &Types, add: &Value, seen: i64) -> Result<Self, String> {
-        let encoded = add["path"].as_str().ok_or("an added file has no path")?;
-        let path = percent_decode(encoded);
-        let size_bytes = add["size"].as_u64().ok_or_else(|| format!("{path} has no size"))?;
-        let partition_value = match spec.partition_column {
-            Some(column) => {
-                let day = add["partitionValues"][column].as_str().and_then(|text| text.parse().ok());
-                Some(day.ok_or_else(|| format!("{path} has no date for {column}"))?)
-            }
-            None => None,
-        };
+        let file = Self::from_remove(spec, add, seen)?;
+        let path = &file.path;
         let stats = add["stats"].as_str().map(serde_json::from_str::<Value>).transpose();
         let stats = stats.map_err(|error| format!("statistics of {path}: {error}"))?.unwrap_or_default();
         let rows = stats["numRecords"].as_u64().ok_or_else(|| format!("the rows of {path} are not counted"))?;
@@ -161,7 +153,22 @@ impl DataFile {
         });
         let stats = FileStats { columns: columns.collect() };
         let written_ms = add["modificationTime"].as_i64().unwrap_or_default();
-        Ok(Self { path, size_bytes, rows, partition_value, stats, written_ms, seen })
+        Ok(Self { rows, stats, written_ms, ..file })
+    }
+
+    /// What a `remove` action says of a file, which an `add` action says, too.
+    pub(crate) fn from_remove(spec: &TableSpec, action: &Value, seen: i64) -> Result<Self, String> {
+        let encoded = action["path"].as_str().ok_or("a file has no path")?;
+        let path = percent_decode(encoded);
+        let size_bytes = action["size"].as_u64().ok_or_else(|| format!("{path} has no size"))?;
+        let partition_value = match spec.partition_column {
+            Some(column) => {
+                let day = action["partitionValues"][column].as_str().and_then(|text| text.parse().ok());
+                Some(day.ok_or_else(|| format!("{path} has no date for {column}"))?)
+            }
+            None => None,
+        };
+        Ok(Self { path, size_bytes, rows: 0, partition_value, stats: FileStats::default(), written_ms: 0, seen })
     }
 
     /// The `add` action.

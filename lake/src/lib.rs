@@ -38,4 +38,4 @@ pub use error::{CommitError, Error, Result};
 pub use file::{Bound, ColumnStats, DataFile, FileStats};
 pub use scan::MERGED_FILES_MAX;
 pub use store::Lake;
-pub use table::{Head, News, Snapshot, Table};
+pub use table::{Head, News, Snapshot, Table, Version};

@@ -16,7 +16,7 @@ use schemas::TableSpec;
 use serde_json::Value;
 
 use crate::{
-    Error, Result, Table,
+    Error, Result, Table, Version,
     file::{DataFile, stats_columns},
     layout, log_checkpoint,
 };
@@ -89,6 +89,23 @@ impl Entry {
         files
             .collect::<std::result::Result<_, _>>()
             .map_err(|detail| Error::corrupt(&layout::entry(table.folder(), version), detail))
+    }
+
+    /// All of it that concerns rows; `number` is the entry's version.
+    pub(crate) fn version(&self, table: &Table, number: i64) -> Result<Version> {
+        let spec = table.spec();
+        let removed = self.each("remove").filter(|remove| remove["dataChange"].as_bool() != Some(false));
+        let removed = removed.map(|remove| DataFile::from_remove(spec, remove, number)).collect::<Result<_, _>>();
+        let info = self.each("commitInfo").next();
+        let txn = |txn: &Value| Some((txn["appId"].as_str()?.to_owned(), txn["version"].as_i64()?));
+        Ok(Version {
+            number,
+            committed_ms: info.and_then(|info| info["timestamp"].as_i64()).unwrap_or_default(),
+            added: self.added(table, number)?,
+            removed: removed.map_err(|detail| Error::corrupt(&layout::entry(table.folder(), number), detail))?,
+            txns: self.each("txn").filter_map(txn).collect(),
+            metrics: info.map(|info| info["operationMetrics"].clone()).unwrap_or_default(),
+        })
     }
 
     fn new_rows(&self) -> impl Iterator<Item = &Value> {

@@ -98,6 +98,23 @@ pub struct News {
     pub dates: Option<BTreeSet<Date>>,
 }
 
+/// What one version did to the rows of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Version {
+    /// Its number.
+    pub number: i64,
+    /// When its writer says that it was committed (ms since 1970-01-01T00:00:00Z); 0 where the writer does not.
+    pub committed_ms: i64,
+    /// Files that became active.
+    pub added: Vec<DataFile>,
+    /// Files that stopped being active, without rows and statistics: the log does not repeat these. A vacuum may have deleted them.
+    pub removed: Vec<DataFile>,
+    /// Transaction identifiers that moved, and what they hold since.
+    pub txns: BTreeMap<String, i64>,
+    /// `commitInfo.operationMetrics`; null where the writer gave none.
+    pub metrics: Value,
+}
+
 impl Snapshot {
     fn new(table: &Table, mut state: State) -> Self {
         let files = state.files.take().unwrap_or_default().into_values();
@@ -207,6 +224,23 @@ impl Table {
             }
         }
         Ok(Some(news))
+    }
+
+    /// The versions from `after` (exclusive) to `up_to` (inclusive) that changed rows, one by one; `None` where the log no longer holds all of them.
+    ///
+    /// # Errors
+    /// Where the log cannot be read.
+    pub async fn versions(&self, after: i64, up_to: i64) -> Result<Option<Vec<Version>>> {
+        let entries = (after + 1..=up_to).map(|version| async move { (version, self.entry(version).await) });
+        let mut entries = futures::stream::iter(entries).buffered(FETCHED_AHEAD_MAX);
+        let mut versions = Vec::new();
+        while let Some((version, entry)) = entries.next().await {
+            let Some(entry) = entry? else { return Ok(None) };
+            if entry.brings_rows() || entry.removes_rows() {
+                versions.push(entry.version(self, version)?);
+            }
+        }
+        Ok(Some(versions))
     }
 
     /// The newest version with its files.

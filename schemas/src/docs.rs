@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     TableSpec, breakdown,
     derived::derived,
+    revisions::{ROLLUP_REVISIONS, ROLLUP_SUPERSEDED},
     rollup::{self, Op, ROLLUP_DAILY},
 };
 
@@ -47,6 +48,10 @@ pub(crate) fn metrics() -> String {
     }
     let about = "A person's day with one client. It has all measures as columns, too.";
     table(&mut text, &ROLLUP_DAILY, about, false);
+    let about = "A change of an organisation's day: the change feed. A program that has read up to a `rollup_version` goes on after it.";
+    table(&mut text, &ROLLUP_REVISIONS, about, true);
+    let about = "A row of `rollup_daily` that was final, as it stood until it was restated or removed. It has all columns of `rollup_daily`.";
+    table(&mut text, &ROLLUP_SUPERSEDED, about, false);
     for (breakdown, spec) in breakdown::breakdowns().iter().zip(breakdown::specs()) {
         let made = breakdown.keys.iter().map(|key| {
             let columns = key.columns.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", else ");

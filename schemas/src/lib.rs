@@ -25,6 +25,7 @@ mod ids;
 mod members;
 mod plain;
 pub mod registry;
+pub mod revisions;
 pub mod rollup;
 mod scan;
 mod table;

@@ -6,6 +6,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::{
     breakdown, derived,
+    revisions::{ROLLUP_REVISIONS, ROLLUP_SUPERSEDED},
     rollup::ROLLUP_DAILY,
     table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, column},
 };
@@ -202,7 +203,8 @@ pub static TEAM_MEMBERS: TableSpec = TableSpec {
 
 /// Every table there is.
 pub fn all() -> impl Iterator<Item = &'static TableSpec> {
-    let given = [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS, &ROLLUP_DAILY].into_iter();
+    let given =
+        [&EVENTS, &DEAD_LETTERS, &TEAM_MEMBERS, &ROLLUP_DAILY, &ROLLUP_REVISIONS, &ROLLUP_SUPERSEDED].into_iter();
     given.chain(breakdown::specs()).chain(derived::specs())
 }
 

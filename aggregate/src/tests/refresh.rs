@@ -11,6 +11,7 @@ use super::{
     Ev, Val, assert_same, batch,
     derive::{Member, set_members},
     event,
+    feed::Journal,
     meaning::{assert_meant, dump},
     naive, rows_of_table, sort, t,
     table::{HOUR, NOON, assert_broken_down, lake},
@@ -165,6 +166,7 @@ impl World {
 async fn plays_out(steps: &[(Step, bool)]) {
     let (mut world, mut twin) = (World::new().await, World::new().await);
     let (mut memory, mut zone, mut ids, mut twin_ids) = (Memory::default(), "UTC", 0, 0);
+    let mut journal = Journal::default();
     for (number, (step, runs)) in steps.iter().enumerate() {
         world.step(step, &mut ids).await;
         twin.step(step, &mut twin_ids).await;
@@ -188,6 +190,7 @@ async fn plays_out(steps: &[(Step, bool)]) {
         assert_same(&rows, &naive::rollup(&world.events(), &zones));
         assert_broken_down(&world.lake, &world.events(), &zones).await;
         assert_eq!(rows, rows_of_table(&twin.lake).await, "with its history");
+        journal.compare(&world.lake, report.table_version).await;
         assert_meant(&world.lake, world.members.as_deref()).await;
         for spec in schemas::derived::specs() {
             assert_eq!(dump(&world.lake, spec).await, dump(&twin.lake, spec).await, "{}", spec.name);
