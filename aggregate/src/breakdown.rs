@@ -27,7 +27,7 @@ use crate::{
     Error, Result,
     run::events_app_id,
     scope::Who,
-    standing::{replace, sorted, standing, without_date},
+    standing::{sorted, standing, without_date, write},
 };
 
 /// Holds the digest of definition and calendar that a breakdown was computed with.
@@ -90,7 +90,8 @@ impl Held {
             return Ok(false);
         }
         if let Some(change) = change {
-            replace(&self.table, &self.before, date, &fresh, change).await?;
+            change.add.extend(write(&self.table, date, fresh).await?);
+            change.remove.extend(self.before.files_of(date));
         }
         Ok(true)
     }

@@ -13,7 +13,7 @@ use datafusion::{
     logical_expr::{Expr, lit},
     prelude::{SessionConfig, SessionContext, col},
 };
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all};
 use jiff::{Timestamp, civil::Date};
 use lake::{Change, DataFile, Lake, Snapshot, Table};
 use schemas::EVENTS;
@@ -29,7 +29,7 @@ use crate::{
     revise::{Changes, revise},
     rows::Day,
     scope::{Days, Who},
-    standing::{replace, standing},
+    standing::{standing, write},
     walk::Walk,
 };
 
@@ -225,17 +225,18 @@ impl Work<'_> {
         if !revised.changes.any() || self.is_dry {
             return Ok(revised.changes);
         }
-        replace(self.rollup, self.before, day.date, &revised.batch, change).await?;
+        change.add.extend(write(self.rollup, day.date, revised.batch).await?);
+        change.remove.extend(self.before.files_of(day.date));
         Ok(revised.changes)
     }
 
     /// As `settle`, of each breakdown; gives how many of them changed.
     async fn settle_breakdowns(&self, day: &Day, who: &Who, changes: &mut [Change]) -> Result<u64> {
-        let mut changed = 0;
-        for ((held, rows), change) in self.breakdowns.iter().zip(&day.breakdowns).zip(changes) {
+        let settles = self.breakdowns.iter().zip(&day.breakdowns).zip(changes).map(|((held, rows), change)| {
             let change = (!self.is_dry).then_some(change);
-            changed += u64::from(held.settle(&self.shared.context, day.date, who, rows, change).await?);
-        }
+            held.settle(&self.shared.context, day.date, who, rows, change)
+        });
+        let changed = try_join_all(settles).await?.into_iter().map(u64::from).sum();
         Ok(changed)
     }
 }

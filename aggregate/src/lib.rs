@@ -18,6 +18,7 @@
 //! | `compute`, `standing`, `breakdown`, `run` | reading, walking, comparing; rows that a table has; tables of breakdowns; snapshots and the commits |
 //! | `feed`, `told` | what each version of the rollup changed: revisions, and final rows that were restated |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
+//! | `memory` | what a run knows from the one before |
 //! | `serve`, `metrics`, `status` | the service |
 //!
 //! `definitions/` holds what is computed, as data: measures, breakdowns, derived tables and their SQL.
@@ -38,6 +39,7 @@ mod columns;
 mod compute;
 mod derive;
 mod feed;
+mod memory;
 mod metrics;
 mod people;
 mod plan;
@@ -57,9 +59,10 @@ mod values;
 mod walk;
 
 pub use calendar::{DEFAULT_ALLOWED_LATENESS_HOURS, OrgCalendar, OrgDays};
+pub use memory::Memory;
 pub use metrics::Metrics;
 pub use progress::{Progress, RunReport};
-pub use run::{Memory, Rebuild, rebuild, refresh, run, verify};
+pub use run::{Rebuild, rebuild, refresh, roll_up, run, verify};
 pub use serve::{Calendars, Settings, serve};
 pub use status::{Status, status};
 

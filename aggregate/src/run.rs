@@ -22,12 +22,13 @@
 //! 3. Days without events any more lose their files.
 //! 4. What a run leaves as it is, is what it would have computed: see `scope`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use futures::future::try_join_all;
 use jiff::{Timestamp, civil::Date};
 use lake::{DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
-    EVENTS, TEAM_MEMBERS,
+    EVENTS,
     rollup::{DEFINITION_VERSION, ROLLUP_DAILY},
 };
 use serde_json::json;
@@ -39,6 +40,7 @@ use crate::{
     compute::{Done, Shared, Work},
     derive::{Mode, Tally, derive},
     feed::follow,
+    memory::{Given, Memory},
     people::People,
     scope::{Days, Since, Who, days_between, watermark, what_is_new},
 };
@@ -73,19 +75,6 @@ fn watermark_app_id(events_table_id: &str) -> String {
     format!("daybook/rollup-watermark/{events_table_id}")
 }
 
-/// What a run knows from the run before: spares reading the table's rows again, and is never needed.
-#[derive(Default)]
-pub struct Memory {
-    people: People,
-    /// `id` and version of `rollup_daily` that `people` stands for.
-    of: Option<(String, i64)>,
-    /// What the derived tables follow from, as they were last found to be in line with it.
-    derived_from: Option<Given>,
-}
-
-/// `id` and version of each table that derived tables follow from and that no derived table is.
-type Given = Vec<Option<(String, i64)>>;
-
 /// As [`refresh`], with nothing remembered of a run before.
 ///
 /// # Errors
@@ -94,8 +83,8 @@ pub async fn run(lake: &Lake, orgs: &OrgCalendar, now: Timestamp, progress: &dyn
     refresh(lake, orgs, now, progress, &mut Memory::default()).await
 }
 
-/// Brings `rollup_daily` in line with the newest version of `events`, at the cost of the days that have new events, and derived tables with
-/// that. Run again over the same events it changes nothing; run by two aggregators at once, one wins and the other finds its work done.
+/// Brings `rollup_daily` in line with the newest version of `events`, at the cost of the days that have new events, and the change feed and derived
+/// tables with that. Run again over the same events it changes nothing; run by two aggregators at once, one wins and the other finds its work done.
 ///
 /// `now` becomes the `computed_at` of rows that change; nothing else depends on it. Dropping the future is safe: each table's commit was made
 /// or it was not, and the next call makes those that were not.
@@ -109,19 +98,35 @@ pub async fn refresh(
     progress: &dyn Progress,
     memory: &mut Memory,
 ) -> Result<RunReport> {
+    let digest = digest(orgs);
+    if let Some(report) = memory.unchanged(lake, digest).await? {
+        return Ok(report);
+    }
     let report = roll_up(lake, orgs, now, progress, memory).await?;
-    let given = given(lake).await?;
-    if report.events_version.is_none() || memory.derived_from.as_ref() == Some(&given) {
+    if report.events_version.is_none() {
+        return Ok(report);
+    }
+    let given = Given::read(lake).await?;
+    if memory.follows_from(&given) {
+        memory.settle(given, digest, &report);
         return Ok(report);
     }
     let report = RunReport { revisions: follow(lake).await?, ..report };
-    let tally = derive(lake, Mode::Refresh).await?;
-    memory.derived_from = Some(given);
-    Ok(with(report, tally))
+    let report = with(report, derive(lake, Mode::Refresh).await?);
+    memory.settle(given, digest, &report);
+    Ok(report)
 }
 
-/// `rollup_daily` alone, as [`refresh`] brings it in line.
-pub(crate) async fn roll_up(
+/// Of the calendar and of what this code and its definitions make of events.
+fn digest(orgs: &OrgCalendar) -> i64 {
+    orgs.digest(DEFINITION_VERSION << 16 | ALGORITHM_VERSION)
+}
+
+/// `rollup_daily` and its breakdowns alone, as [`refresh`] brings them in line; what follows from them waits for a [`refresh`].
+///
+/// # Errors
+/// As [`refresh`].
+pub async fn roll_up(
     lake: &Lake,
     orgs: &OrgCalendar,
     now: Timestamp,
@@ -129,15 +134,6 @@ pub(crate) async fn roll_up(
     memory: &mut Memory,
 ) -> Result<RunReport> {
     Job { lake, orgs, now, progress, what: What::New }.run(memory).await
-}
-
-async fn given(lake: &Lake) -> Result<Given> {
-    let mut given = Given::new();
-    for spec in [&ROLLUP_DAILY, &TEAM_MEMBERS] {
-        let head = lake.table(spec).head().await.map_err(Error::table(spec))?;
-        given.push(head.map(|head| (head.table_id().to_owned(), head.version())));
-    }
-    Ok(given)
 }
 
 fn with(report: RunReport, tally: Tally) -> RunReport {
@@ -268,7 +264,7 @@ impl Job<'_> {
         let events = events_table.snapshot().await.map_err(Error::table(&EVENTS))?;
         let stands_for = |app_id: &str| before.txns.get(app_id).copied();
         let swap = |app_id: String, next: i64| Swap { expected: stands_for(&app_id).unwrap_or(0), app_id, next };
-        let digest = self.orgs.digest(DEFINITION_VERSION << 16 | ALGORITHM_VERSION);
+        let digest = digest(self.orgs);
         let mut swaps = vec![
             swap(events_app_id(&events.table_id), events.version),
             swap(calendar_app_id(&events.table_id), digest),
@@ -314,6 +310,7 @@ impl Job<'_> {
             (Some(_), _) => People::read(&rollup, &before).await?,
         };
         let (now, is_dry) = (self.now, self.what.is_dry());
+        tracing::debug!(reason, days = ?wanted.as_ref().map(BTreeMap::len), "computes");
         let (rollup, breakdowns) = (&rollup, &breakdowns[..]);
         let work = Work { shared: &shared, rollup, before: &before, breakdowns, watermark_us, now, is_dry };
         let Done { mut change, breakdowns: changes, report } = work.compute(wanted, &mut people, self.progress).await?;
@@ -338,14 +335,14 @@ impl Job<'_> {
         }
         change.metrics.insert(REASON_METRIC.into(), json!(reason));
         change.swaps = swaps;
-        for ((held, change), swaps) in breakdowns.iter().zip(changes).zip(of_breakdowns) {
-            held.commit(change, swaps).await?;
-        }
+        tracing::debug!(days = report.days_read, "computed, commits");
+        let commits = breakdowns.iter().zip(changes).zip(of_breakdowns);
+        try_join_all(commits.map(|((held, change), swaps)| held.commit(change, swaps))).await?;
         // The head of the version that the rows were compared with: whatever was committed since is checked against this change.
         let mut head = before.head();
         let version = rollup.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
         people.confirm();
-        *memory = Memory { people, of: Some((before.table_id, version)), derived_from: remembered.derived_from };
+        *memory = Memory { people, of: Some((before.table_id, version)), settled: remembered.settled };
         Ok(RunReport { table_version: Some(version), ..report })
     }
 

@@ -1,4 +1,4 @@
-//! The service: a run whenever the interval has passed. A run that finds nothing new costs two reads of a log's end.
+//! The service: a run whenever the interval has passed. A run that finds nothing new looks at the ends of three logs.
 
 use std::sync::Arc;
 

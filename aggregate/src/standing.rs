@@ -10,7 +10,7 @@ use arrow::{
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::civil::Date;
-use lake::{Change, Snapshot, Table};
+use lake::{DataFile, Snapshot, Table};
 use schemas::TableSpec;
 
 use crate::{Error, Result, calendar::epoch_days, columns::take};
@@ -90,22 +90,16 @@ pub(crate) fn without_date(rows: &RecordBatch) -> RecordBatch {
     rows.project(&kept).expect("its own columns")
 }
 
-/// Writes the rows of a date, without the partition column, and adds to `change` their files and those that they replace.
+/// Writes the rows of a date, without the partition column; gives their files.
 ///
 /// # Errors
 /// Where the table cannot be written.
-pub(crate) async fn replace(
-    table: &Table,
-    version: &Snapshot,
-    date: Date,
-    rows: &RecordBatch,
-    change: &mut Change,
-) -> Result<()> {
+pub(crate) async fn write(table: &Table, date: Date, rows: RecordBatch) -> Result<Vec<DataFile>> {
     let count = rows.num_rows();
+    let mut files = Vec::new();
     for start in (0..count).step_by(FILE_ROWS_MAX) {
         let part = rows.slice(start, FILE_ROWS_MAX.min(count - start));
-        change.add.push(table.write_file(Some(date), &[part]).await.map_err(Error::table(table.spec()))?);
+        files.push(table.write_file(Some(date), &[part]).await.map_err(Error::table(table.spec()))?);
     }
-    change.remove.extend(version.files_of(date));
-    Ok(())
+    Ok(files)
 }

@@ -16,15 +16,17 @@ pub mod program;
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
-use aggregate::{OrgCalendar, OrgDays};
+use aggregate::{Memory, OrgCalendar, OrgDays, RunReport, refresh, roll_up};
 use daybook::generate::{Generated, ORGANISATIONS};
 use e2e::activity;
 use ingest::{
     log::{EmbeddedLog, EmbeddedSettings},
     worker::{Settings, Worker, progress},
 };
+use jiff::Timestamp;
 use lake::Lake;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +82,7 @@ impl Filling {
     #[must_use]
     pub fn new(url: &str, folder: &Path) -> Self {
         let settings = EmbeddedSettings { dir: folder.join("log"), ..EmbeddedSettings::default() };
-        let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| jiff::Timestamp::now().as_millisecond());
+        let clock: Arc<dyn Fn() -> i64 + Send + Sync> = Arc::new(|| Timestamp::now().as_millisecond());
         let log = Arc::new(EmbeddedLog::open(&settings, clock).expect("the log opens"));
         Self { log, lake: Lake::open(url, &[]).expect("a folder is a lake") }
     }
@@ -119,6 +121,55 @@ pub fn calendar() -> OrgCalendar {
         calendar.set(&org.id.parse().expect("an id"), days(org.time_zone));
     }
     calendar
+}
+
+/// Deletes all that follows from `events` and `dead_letters` from a lake in a folder.
+///
+/// # Panics
+/// Where the folder cannot be read.
+pub fn forget_rollups(lake: &Path) {
+    for entry in std::fs::read_dir(lake).expect("the lake is a folder").flatten() {
+        if !["events", "dead_letters"].iter().any(|name| entry.file_name() == *name) {
+            // What is not deleted is a table that is up to date, and the figures would show it.
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
+/// Seconds that a run takes for `rollup_daily` and its breakdowns, for what follows from them, and for both.
+#[derive(Clone, Debug, Default)]
+pub struct Runs {
+    /// The rollup and its breakdowns.
+    pub rollup: Vec<f64>,
+    /// The change feed and derived tables.
+    pub rest: Vec<f64>,
+    /// Both.
+    pub all: Vec<f64>,
+}
+
+impl Runs {
+    /// Runs and takes the time; gives what the run says of the rollup.
+    ///
+    /// # Panics
+    /// Where a table cannot be read or written.
+    pub async fn run(&mut self, lake: &Lake, calendar: &OrgCalendar, memory: &mut Memory) -> RunReport {
+        let started = Instant::now();
+        let report = roll_up(lake, calendar, Timestamp::now(), &(), memory).await.expect("it rolls up");
+        let rollup = started.elapsed().as_secs_f64();
+        refresh(lake, calendar, Timestamp::now(), &(), memory).await.expect("what follows can be computed");
+        let all = started.elapsed().as_secs_f64();
+        self.rollup.push(rollup);
+        self.rest.push(all - rollup);
+        self.all.push(all);
+        report
+    }
+
+    /// Forgets the latest run: the first of a program warms the caches.
+    pub fn forget(&mut self) {
+        for seconds in [&mut self.rollup, &mut self.rest, &mut self.all] {
+            seconds.pop();
+        }
+    }
 }
 
 /// Prints one line per program and the ratios, and writes the file.

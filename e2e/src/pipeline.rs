@@ -109,8 +109,7 @@ pub fn exactly_once(pipeline: &Pipeline, records: i64) -> Value {
     let root = pipeline.s3.local_root();
     let arguments = [LAKE, "--local-root", root.to_str().expect("UTF-8")];
     let tables = oracle("read_tables.py", &arguments, &pipeline.s3.environment()).expect("other engines read");
-    for table in ["events", "dead_letters", "rollup_daily"] {
-        let table = &tables[table];
+    for table in tables.as_object().expect("by table").values().filter(|table| table.get("duckdb_rows").is_some()) {
         assert_eq!(table["duckdb_rows"], table["deltalake_rows"], "{tables:#}");
         assert_eq!(table["columns"], table["comments"], "every column is documented: {tables:#}");
     }

@@ -32,9 +32,11 @@ use crate::{
 
 /// Most rows of a row group: what a reader prunes, fetches and decodes at a time.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
-/// What a column takes without compression, up to which it is left so (bytes). A compressor takes close to a megabyte of memory and
-/// 20 µs to make, each column of a file has its own, and of ninety columns many are null or hold one value.
+/// What a column takes without compression, up to which it is left so (bytes): of ninety columns many are null or hold one value.
 const WORTH_COMPRESSING: usize = 512;
+/// The same, up to which Snappy compresses it, and above which Zstandard does (bytes). Each column of a file has a compressor of its own, and for each
+/// reader a decompressor; of Zstandard's the first takes close to a megabyte of memory and 20 µs to make, the second a tenth of that.
+const WORTH_ZSTANDARD: usize = 32 * 1024;
 
 /// Files that are encoded at once: as many as there are cores.
 static ENCODERS: LazyLock<Semaphore> =
@@ -78,7 +80,7 @@ impl Table {
         mut stream: SendableRecordBatchStream,
     ) -> Result<DataFile> {
         let misfit = |error: ParquetError| self.misfit(error.to_string());
-        let mut writer = writer(self.spec(), &stream.schema(), |_| false).map_err(misfit)?;
+        let mut writer = writer(self.spec(), &stream.schema(), |_| usize::MAX).map_err(misfit)?;
         while let Some(batch) = stream.next().await {
             writer.write(&batch.map_err(Error::Scan)?).map_err(misfit)?;
             // A scan of a warm file never waits; let the other tasks of this thread have their turn.
@@ -157,7 +159,7 @@ impl Table {
 fn properties(
     spec: &TableSpec,
     schema: &SchemaRef,
-    is_small: impl Fn(usize) -> bool,
+    bytes_of: impl Fn(usize) -> usize,
 ) -> Result<WriterProperties, ParquetError> {
     let sorting = spec.sort_columns.iter().filter_map(|column| {
         let column_idx = i32::try_from(schema.index_of(column).ok()?).ok()?;
@@ -174,8 +176,13 @@ fn properties(
         if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8 | DataType::Utf8View) {
             properties = properties.set_column_dictionary_enabled(column(), false);
         }
-        if is_small(index) {
-            properties = properties.set_column_compression(column(), Compression::UNCOMPRESSED);
+        let codec = match bytes_of(index) {
+            ..=WORTH_COMPRESSING => Some(Compression::UNCOMPRESSED),
+            ..=WORTH_ZSTANDARD => Some(Compression::SNAPPY),
+            _ => None,
+        };
+        if let Some(codec) = codec {
+            properties = properties.set_column_compression(column(), codec);
         }
         if spec.bloom_columns.contains(&field.name().as_str()) {
             properties = properties.set_column_bloom_filter_enabled(column(), true);
@@ -187,11 +194,11 @@ fn properties(
 fn writer(
     spec: &TableSpec,
     schema: &SchemaRef,
-    is_small: impl Fn(usize) -> bool,
+    bytes_of: impl Fn(usize) -> usize,
 ) -> Result<ArrowWriter<Vec<u8>>, ParquetError> {
     // The Arrow schema is left out: readers of other languages see plain Parquet types, whatever was a dictionary here.
     let options =
-        ArrowWriterOptions::new().with_properties(properties(spec, schema, is_small)?).with_skip_arrow_metadata(true);
+        ArrowWriterOptions::new().with_properties(properties(spec, schema, bytes_of)?).with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options)
 }
 
@@ -214,10 +221,9 @@ fn encoded_bytes(column: &ArrayRef) -> usize {
 
 /// The file's bytes and what its footer says.
 fn encode(spec: &TableSpec, batches: &[RecordBatch]) -> Result<(Vec<u8>, ParquetMetaData), ParquetError> {
-    let is_small = |index: usize| {
-        batches.iter().map(|batch| encoded_bytes(batch.column(index))).sum::<usize>() <= WORTH_COMPRESSING
-    };
-    let mut writer = writer(spec, batches[0].schema_ref(), is_small)?;
+    let bytes_of =
+        |index: usize| batches.iter().map(|batch| encoded_bytes(batch.column(index))).fold(0, usize::saturating_add);
+    let mut writer = writer(spec, batches[0].schema_ref(), bytes_of)?;
     for batch in batches {
         writer.write(batch)?;
     }

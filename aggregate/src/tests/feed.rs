@@ -17,7 +17,7 @@ use super::{
     table::{HOUR, NOON},
     us,
 };
-use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, run::roll_up};
+use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, roll_up};
 
 /// What the rollup was after each run.
 #[derive(Default)]

@@ -284,18 +284,91 @@ fn trend_of_prompts(rows: &Rows, read: &[Row]) -> Table {
     table
 }
 
+/// A client's rows of a day.
+fn by_client(rows: &Rows) -> BTreeMap<[&str; 4], Vec<&BTreeMap<String, String>>> {
+    let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for ((org, date, _, product, client), row) in rows {
+        groups.entry([date.as_str(), org, product, client]).or_default().push(row);
+    }
+    groups
+}
+
+fn client_row(key: [&str; 4], more: &[(&str, String)]) -> BTreeMap<String, String> {
+    let key = ["activity_date", "org_id", "product", "client_type"].into_iter().zip(key.map(str::to_owned));
+    row(&key.chain(more.iter().cloned()).collect::<Vec<_>>())
+}
+
+/// Sum of some columns, each null or not, over rows.
+fn total(rows: &[&BTreeMap<String, String>], columns: &[&str]) -> Option<i64> {
+    let values = rows.iter().flat_map(|row| columns.iter().filter_map(|column| row[*column].parse::<i64>().ok()));
+    values.reduce(|sum, value| sum + value)
+}
+
+fn shown(value: Option<i64>) -> String {
+    value.map_or("NULL".to_owned(), |value| value.to_string())
+}
+
+fn rate(part: Option<i64>, of: Option<i64>) -> String {
+    let rate = part.zip(of).filter(|(_, of)| *of != 0);
+    rate.map_or("NULL".to_owned(), |(part, of)| share(part as usize, of as usize))
+}
+
+fn acceptance(rows: &Rows) -> Table {
+    let table = by_client(rows).into_iter().map(|(key, rows)| {
+        let of = |columns: &[&str]| total(&rows, columns);
+        let approvals = of(&["tool_accepts", "tool_auto_accepts", "tool_modifies"]);
+        let decisions = of(&["tool_accepts", "tool_auto_accepts", "tool_modifies", "tool_rejects"]);
+        client_row(
+            key,
+            &[
+                ("shown", shown(of(&["shown"]))),
+                ("accepted", shown(of(&["accepted"]))),
+                ("dismissed", shown(of(&["dismissed"]))),
+                ("acceptance_rate", rate(of(&["accepted"]), of(&["shown"]))),
+                ("tool_decisions", shown(decisions)),
+                ("tool_approvals", shown(approvals)),
+                ("tool_approval_rate", rate(approvals, decisions)),
+            ],
+        )
+    });
+    table.collect()
+}
+
+fn data_health(rows: &Rows) -> Table {
+    let table = by_client(rows).into_iter().map(|(key, rows)| {
+        let in_state = |state: &str| rows.iter().filter(|row| row["state"] == state).count().to_string();
+        let times = |name: &str| rows.iter().map(|row| row[name].clone()).collect::<BTreeSet<_>>();
+        let mut more = vec![
+            ("active_users", rows.len().to_string()),
+            ("provisional_rows", in_state("provisional")),
+            ("final_rows", in_state("final")),
+            ("restated_rows", in_state("restated")),
+            ("uninstrumented_rows", rows.iter().filter(|row| row["instrumented"].is_empty()).count().to_string()),
+            ("first_event_time", times("first_event_time").first().expect("a row").clone()),
+            ("last_event_time", times("last_event_time").last().expect("a row").clone()),
+        ];
+        for column in ["events_received", "events_expected", "late_events", "duplicates_removed"] {
+            more.push((column, shown(total(&rows, &[column]))));
+        }
+        client_row(key, &more)
+    });
+    table.collect()
+}
+
 /// Every derived table is what its rows mean.
 pub(super) async fn assert_meant(lake: &Lake, members: Option<&[Member]>) {
     let rollup = rows_of_table(lake).await;
     let rows = read(&rollup);
     let (state, funnel) = licences(&rows);
-    let expected: [(&str, Table); 7] = [
+    let expected: [(&str, Table); 9] = [
         ("active_users", active_users(&rows)),
         ("cohort_retention", cohort_retention(&rows)),
         ("licence_state", state),
         ("adoption_funnel", funnel),
         ("team_daily", members.map(|members| teams(&rows, members)).unwrap_or_default()),
         ("client_mix", mix(&rows)),
+        ("acceptance", acceptance(&rollup)),
+        ("data_health", data_health(&rollup)),
         ("trend", trend_of_prompts(&rollup, &rows)),
     ];
     for (name, expected) in expected {

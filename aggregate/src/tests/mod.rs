@@ -3,6 +3,7 @@
 
 mod calendar;
 mod derive;
+mod draws;
 mod feed;
 mod meaning;
 mod naive;

@@ -20,13 +20,16 @@ use super::{
 use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, run, verify};
 
 const ZONES: [&str; 4] = ["UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"];
-const KINDS: [&str; 6] = [
+const KINDS: [&str; 9] = [
     "prompt.submitted",
     "subscription.changed",
     "model.completed",
     "subscription.changed",
     "telemetry.status",
     "tool.completed",
+    "tool.decided",
+    "suggestion.shown",
+    "suggestion.resolved",
 ];
 
 /// What happens between two runs.
@@ -133,6 +136,10 @@ impl World {
                             ("reports", t("prompt,model")),
                             ("response_model", Val::T(format!("model {}", *ids % 3))),
                             ("tool", Val::T(format!("tool {}", *ids % 2))),
+                            ("decision", t(["accept", "reject", "modify"][*ids as usize % 3])),
+                            ("outcome", t(["accepted", "dismissed"][*ids as usize % 2])),
+                            ("install_id", Val::T(format!("laptop {user}"))),
+                            ("sequence", Val::I(*ids)),
                         ];
                         event(["acme", "beta"][*org], &format!("user {user}"), time, *ids, KINDS[*kind], &more)
                     })
@@ -206,7 +213,7 @@ async fn plays_out(steps: &[(Step, bool)]) {
 proptest! {
     // On demand: PROPTEST_CASES=50000.
     #![proptest_config(ProptestConfig { max_shrink_iters: 200, ..ProptestConfig::with_cases(
-        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48)
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(32)
     ) })]
     #[test]
     fn a_run_over_what_is_new_is_a_run_over_everything(

@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
+use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp, civil::Date};
 use lake::{Change, DataFile, Lake, testing::FaultyStore};
-use object_store::memory::InMemory;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
 use schemas::{EVENTS, breakdown, rollup::ROLLUP_DAILY};
 
 use super::{
-    Ev, Rows, Val, assert_same, batch, event,
+    Ev, Rows, Val, assert_same, batch,
+    derive::set_members,
+    event,
     meaning::{assert_meant, dump},
     naive::{self, Zones},
     rows_of_table, sort, t, us, utc_date,
@@ -23,9 +26,7 @@ use super::{
 use crate::{
     Memory, Metrics, OrgCalendar, OrgDays, Progress, RunReport, Settings,
     derive::{Mode, derive},
-    run,
-    run::roll_up,
-    status,
+    refresh, roll_up, run, status,
 };
 
 pub(super) const NOON: &str = "2026-06-01T12:00:00Z";
@@ -295,6 +296,40 @@ async fn r08_a_failing_store_changes_nothing_or_all() {
     }
     assert!(failed_to_derive > 0, "here too");
     assert!(failed > 0, "the store failed now and then");
+}
+
+#[tokio::test]
+async fn a_run_that_finds_nothing_new_looks_at_the_ends_of_logs() {
+    let memory_store = Arc::new(InMemory::new());
+    let store = FaultyStore::new(memory_store.clone(), 1);
+    let lake = Lake::with_store(Arc::new(store.clone()), "memory:///".parse().expect("a URL"));
+    let (mut memory, calendar) = (Memory::default(), OrgCalendar::default());
+    let mut again = async || {
+        let (before, now) = (store.operations(), NOON.parse().expect("a time"));
+        let report = refresh(&lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+        (report, store.operations() - before)
+    };
+    ingest(&lake, &some_events(), vec![]).await;
+    let (first, _) = again().await;
+    let (second, cost) = again().await;
+    assert_eq!((second.rows, second.table_version), (first.rows, None));
+    assert!(cost <= 6, "{cost} requests");
+
+    set_members(&lake, &[(0, 0, 0, None)]).await;
+    assert!(again().await.0.derived_changed > 0, "a new team is noticed");
+    ingest(&lake, &[event("acme", "eve", us(NOON), 1_000, "prompt.submitted", &[])], vec![]).await;
+    assert_eq!(again().await.0.rows_added, 1);
+    assert_eq!(again().await.0.rows, first.rows + 1);
+
+    // Who deletes a table to have it computed anew leaves no entry in a log.
+    let mut objects = memory_store.list(Some(&"rollup_daily".into()));
+    while let Some(object) = objects.try_next().await.expect("it is in memory") {
+        memory_store.delete(&object.location).await.expect("it is in memory");
+    }
+    for _ in 0..40 {
+        again().await;
+    }
+    assert_eq!(rows_of_table(&lake).await.len() as u64, first.rows + 1);
 }
 
 #[derive(Default)]

@@ -60,7 +60,33 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
 
     roll_up(&pipeline.environment());
     let _ = succeed(&["rollup", "verify"], &pipeline.environment());
+    teams(&pipeline);
     compare(&pipeline, records);
+}
+
+/// Every other person of an organisation becomes a team, whose days then are those of its people.
+fn teams(pipeline: &Pipeline) {
+    let (environment, org) = (pipeline.environment(), ORGANISATIONS[0].id);
+    let people =
+        query(&format!("SELECT DISTINCT user_key FROM rollup_daily WHERE org_id = '{org}' ORDER BY 1"), &environment);
+    let people = people.as_array().expect("rows").iter().step_by(2);
+    let people: Vec<&str> = people.map(|row| row["user_key"].as_str().expect("a text")).collect();
+    assert!(!people.is_empty(), "the organisation has people");
+    let file = pipeline.folder.path().join("members.csv");
+    let lines = people.iter().map(|user| format!("core,{user}\n"));
+    std::fs::write(&file, format!("team_id,user_key\n{}", lines.collect::<String>()))
+        .expect("the folder can be written");
+    let _ = succeed(&["team", "import", text(&file), "--org", org], &environment);
+    let _ = succeed(&["rollup", "run"], &environment);
+    let members = people.iter().map(|user| format!("'{user}'")).collect::<Vec<_>>().join(", ");
+    let of_team = "SELECT activity_date, active_users, output_tokens FROM team_daily WHERE membership = 'as_was' AND active_users > 0 ORDER BY 1";
+    let of_people = format!(
+        "SELECT activity_date, count(DISTINCT user_key) AS active_users, sum(output_tokens) AS output_tokens FROM rollup_daily
+         WHERE org_id = '{org}' AND user_key IN ({members}) GROUP BY 1 ORDER BY 1"
+    );
+    let (found, expected) = (query(of_team, &environment), query(&of_people, &environment));
+    assert!(expected.as_array().is_some_and(|days| days.len() > 5), "{expected:#}");
+    assert_eq!(found, expected);
 }
 
 pub(crate) fn create_organisations(environment: &[(String, String)]) {
@@ -89,6 +115,11 @@ fn compare(pipeline: &Pipeline, records: i64) {
     let compared = oracle("rollup.py", &arguments, &pipeline.s3.environment());
     let compared = compared.unwrap_or_else(|differences| panic!("{differences}"));
     assert_eq!(compared["rows"].as_i64(), Some(rows("rollup_daily")), "{compared:#}");
+    let breakdowns = tables["breakdowns"].as_object().expect("by table");
+    assert_eq!(breakdowns.len(), 4, "{tables:#}");
+    for table in breakdowns.values() {
+        assert_eq!(table["people_that_differ"], 0, "parts add up to the whole: {tables:#}");
+    }
     assert!(compared["columns"].as_i64().expect("a number") > 60, "{compared:#}");
 }
 

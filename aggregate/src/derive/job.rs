@@ -1,26 +1,6 @@
-//! Derived tables: each is kept in line with the tables that it reads, by the SQL of its definition.
-//!
-//! ```text
-//! logs of the tables read, since the versions that the table stands for ──► dates that changed there ──► dates to compute
-//!                                                                                                        │ some at a time
-//!   dates, tables read (as far back as the definition says), before ──SQL──► rows ◄─────────────────────┘
-//!                                                                             │ against the table, date by date
-//!                                                          one commit: changed dates, versions that they were computed from
-//! ```
-//!
-//! The SQL may name the tables that its definition lists, of which it sees the dates that the rows may reach back to; `dates`, with the dates to
-//! compute as `activity_date`; and in a chain `before`, the table's own rows of the date before.
-//!
-//! Invariants:
-//! 1. What a run leaves as it is, is what it would have computed. A date is computed again where a table that it reads changed on a date that it may
-//!    reach back to, where it is new, and in a chain where an earlier one is; everything, where a definition is another or a log tells too little.
-//! 2. One commit carries the changed dates and the versions of what was read, compare-and-swap on the versions before.
-//! 3. The rows depend on the tables read alone: no clock, and one partition, so that sums of floating-point numbers have one order.
+//! One derived table: which of its dates to compute, their rows, and the commit.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, AsArray, Date32Array, RecordBatch},
@@ -32,104 +12,74 @@ use datafusion::{
     logical_expr::{cast, ident},
     prelude::{SessionConfig, SessionContext},
 };
+use futures::future::try_join_all;
 use jiff::{ToSpan as _, civil::Date};
 use lake::{Change, DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
-    ColumnType, TableSpec,
-    derived::{self, Dates, Derived, Source},
+    ColumnType,
+    derived::{Dates, Derived, Source},
 };
 use serde_json::json;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::{Done, Mode, Read, Tally, snapshot};
 use crate::{
     Error, Result,
     calendar::{epoch_days, next},
     run::ATTEMPTS_MAX,
-    standing::{replace, standing, without_date},
+    standing::{standing, without_date, write},
     values::DECIMAL_MAX,
 };
 
-/// Dates that are computed by one query.
+/// Dates that are computed by one query, and written at once.
 const DATES_AT_ONCE: usize = 28;
 /// Version of what this code makes of the same tables and definitions.
 const ALGORITHM_VERSION: u32 = 1;
 /// Holds the digest of the definition that a table was computed with.
 const DEFINITION_APP_ID: &str = "daybook/definition";
 
-/// What is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// What changed.
-    Refresh,
-    /// Everything.
-    Everything,
-    /// Everything, of tables that are up to date; writes nothing.
-    Comparison,
+/// A derived table to bring in line.
+pub(super) struct Job {
+    pub(super) lake: Lake,
+    pub(super) table: Table,
+    pub(super) derived: &'static Derived,
+    pub(super) sql: String,
+    pub(super) mode: Mode,
 }
 
-/// What was done to derived tables.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    /// Dates computed, over all tables.
-    pub(crate) computed: u64,
-    /// Of these, dates whose rows differed.
-    pub(crate) changed: u64,
-}
-
-/// Brings all derived tables in line with what they read.
-///
-/// # Errors
-/// Where a table cannot be read or written, or others committed first every time; [`Error::Behind`] where a comparison finds a table that is not
-/// up to date.
-pub(crate) async fn derive(lake: &Lake, mode: Mode) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut known = Known::new();
-    for (derived, spec) in derived::derived().iter().zip(derived::specs()) {
-        let job = Job { lake, table: lake.table(spec), derived, sql: derived.sql(), mode };
+impl Job {
+    /// `reads` as they were read first: each table is read once, whoever follows from it.
+    pub(super) async fn run(&self, reads: Vec<Read>) -> Result<Done> {
+        let table = self.table.name();
         let mut attempt = 1;
-        let of_table = loop {
-            match job.attempt(&mut known).await {
+        loop {
+            match self.attempt(reads.clone()).await {
                 Err(error) if error.is_lost_race() && attempt < ATTEMPTS_MAX => {
-                    tracing::info!(table = spec.name, attempt, "another writer was faster, the table starts again");
+                    tracing::info!(table, attempt, "another writer was faster, the table starts again");
                     attempt += 1;
                 }
-                outcome => break outcome?,
+                Ok(done) => {
+                    tracing::debug!(table, computed = done.tally.computed, changed = done.tally.changed, "derived");
+                    return Ok(done);
+                }
+                Err(error) => return Err(error),
             }
-        };
-        tally.computed += of_table.computed;
-        tally.changed += of_table.changed;
+        }
     }
-    Ok(tally)
-}
 
-/// A table that is read: its definition, and the version read; `None` where there is no such table yet.
-type Read = (&'static Source, &'static TableSpec, Option<Snapshot>);
-
-/// Tables as they were read first: each is read once, whoever follows from it.
-type Known = BTreeMap<&'static str, Option<Snapshot>>;
-
-struct Job<'a> {
-    lake: &'a Lake,
-    table: Table,
-    derived: &'static Derived,
-    sql: String,
-    mode: Mode,
-}
-
-impl Job<'_> {
-    async fn attempt(&self, known: &mut Known) -> Result<Tally> {
+    async fn attempt(&self, mut reads: Vec<Read>) -> Result<Done> {
         let spec = self.table.spec();
         // Adds the columns that a table of an older version lacks.
         self.table.create_if_missing().await.map_err(Error::table(spec))?;
         let before = self.table.snapshot().await.map_err(Error::table(spec))?;
-        let mut reads = self.reads(known).await?;
         let is_older = |(_, _, read): &Read| {
             read.as_ref().is_some_and(|read| before.txns.get(&app_id(read)).is_some_and(|seen| *seen > read.version))
         };
         if reads.iter().any(is_older) {
             // Another aggregator has seen more: what is read now is at least as new as what it saw.
-            known.clear();
-            reads = self.reads(known).await?;
+            for (_, spec, read) in &mut reads {
+                *read = snapshot(&self.lake, spec).await?;
+            }
         }
         let digest = (xxh3_64(format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.sql).as_bytes()) >> 1) as i64;
         let mut versions = vec![(DEFINITION_APP_ID.to_owned(), digest)];
@@ -137,8 +87,7 @@ impl Job<'_> {
         let is_current = versions.iter().all(|(app_id, version)| before.txns.get(app_id) == Some(version));
         match self.mode {
             Mode::Refresh if is_current => {
-                known.insert(spec.name, Some(before));
-                return Ok(Tally::default());
+                return Ok(Done { as_it_was: Some((spec.name, before)), ..Done::default() });
             }
             Mode::Comparison if !is_current => return Err(Error::Behind { table: spec.name }),
             _ => {}
@@ -159,7 +108,7 @@ impl Job<'_> {
         tally.changed += standing.difference(&candidates).count() as u64;
         self.compute(&before, &reads, &candidates, &wanted, &mut change, &mut tally).await?;
         if self.mode == Mode::Comparison {
-            return Ok(tally);
+            return Ok(Done { tally, as_it_was: Some((spec.name, before)) });
         }
         change.metrics.insert("datesComputed".into(), json!(tally.computed));
         change.metrics.insert("datesChanged".into(), json!(tally.changed));
@@ -170,25 +119,7 @@ impl Job<'_> {
         change.swaps = versions.into_iter().map(swap).collect();
         let mut head = before.head();
         self.table.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
-        Ok(tally)
-    }
-
-    async fn reads(&self, known: &mut Known) -> Result<Vec<Read>> {
-        let mut reads = Vec::new();
-        for source in &self.derived.reads {
-            let spec = derived::source(&source.table).expect("definitions name tables, a test looks");
-            let snapshot = match known.get(spec.name) {
-                Some(snapshot) => snapshot.clone(),
-                None => match self.lake.table(spec).snapshot().await {
-                    Ok(snapshot) => Some(snapshot),
-                    Err(lake::Error::Missing { .. }) => None,
-                    Err(error) => return Err(Error::table(spec)(error)),
-                },
-            };
-            known.insert(spec.name, snapshot.clone());
-            reads.push((source, spec, snapshot));
-        }
-        Ok(reads)
+        Ok(Done { tally, as_it_was: None })
     }
 
     /// Every date from the first to the last of the first table that is read; none where a table is not there: without members there are no
@@ -281,6 +212,7 @@ impl Job<'_> {
         let at_once = if self.derived.is_chain { 1 } else { DATES_AT_ONCE };
         let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
         let mut previous: Option<(Date, RecordBatch)> = None;
+        let mut differing = Vec::new();
         for dates in wanted.chunks(at_once) {
             if self.derived.is_chain {
                 let day_before = dates[0].yesterday().unwrap_or(Date::MIN);
@@ -294,22 +226,36 @@ impl Job<'_> {
             }
             let rows = self.rows(&context, reads, dates).await?;
             let of = rows.column(0).as_primitive::<Date32Type>().values();
-            for date in dates {
+            let standing = dates.iter().map(|date| standing(&self.table, before, &context, *date));
+            for (date, standing) in dates.iter().zip(try_join_all(standing).await?) {
                 let start = of.partition_point(|day| *day < epoch_days(*date));
                 let end = of.partition_point(|day| *day <= epoch_days(*date));
                 let fresh = rows.slice(start, end - start);
-                let differs = fresh != standing(&self.table, before, &context, *date).await?;
-                if differs {
+                if fresh != standing {
                     tally.changed += 1;
-                    if self.mode != Mode::Comparison {
-                        replace(&self.table, before, *date, &without_date(&fresh), change).await?;
-                    }
+                    differing.push((*date, fresh.clone()));
                 }
                 if self.derived.is_chain {
                     previous = Some((*date, fresh));
                 }
             }
+            if differing.len() >= DATES_AT_ONCE {
+                self.replace(before, std::mem::take(&mut differing), change).await?;
+            }
         }
+        self.replace(before, differing, change).await
+    }
+
+    /// Adds to `change` what puts these rows in the place of those of their dates.
+    async fn replace(&self, before: &Snapshot, dates: Vec<(Date, RecordBatch)>, change: &mut Change) -> Result<()> {
+        if self.mode == Mode::Comparison {
+            return Ok(());
+        }
+        for (date, _) in &dates {
+            change.remove.extend(before.files_of(*date));
+        }
+        let writes = dates.into_iter().map(|(date, rows)| write(&self.table, date, without_date(&rows)));
+        change.add.extend(try_join_all(writes).await?.into_iter().flatten());
         Ok(())
     }
 
