@@ -44,9 +44,10 @@ for table in tables():
     if uris and table in ("events", "dead_letters"):
         log.append(f"select log_partition, log_offset from {source}")
 KEY = ("org_id", "user_key", "product", "client_type")
+DAILY = set(KEY) | {"activity_date"}
 out["breakdowns"] = {}
-for table in (name for name in sources if name not in ("rollup_daily", "rollup_superseded") and set(KEY) < set(fields[name])):
-    shared = [name for name in fields[table] if name in fields["rollup_daily"] and name not in KEY + ("activity_date",)]
+for table in (name for name in sources if name not in ("rollup_daily", "rollup_superseded") and DAILY < set(fields[name])):
+    shared = [name for name in fields[table] if name in fields["rollup_daily"] and name not in DAILY]
     summed = lambda of: f"select {', '.join(KEY)}, {', '.join(f'sum({m}) as {m}' for m in shared)} from {sources[of]} group by all"
     differ = " or ".join(f"coalesce(r.{m}, 0) <> coalesce(p.{m}, 0)" for m in shared)
     if shared:
