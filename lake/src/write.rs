@@ -176,10 +176,11 @@ fn properties(
         if !matches!(field.data_type(), DataType::Dictionary(..) | DataType::Utf8 | DataType::Utf8View) {
             properties = properties.set_column_dictionary_enabled(column(), false);
         }
-        let codec = match bytes_of(index) {
-            ..=WORTH_COMPRESSING => Some(Compression::UNCOMPRESSED),
-            ..=WORTH_ZSTANDARD => Some(Compression::SNAPPY),
-            _ => None,
+        let bytes = bytes_of(index);
+        let codec = if bytes <= WORTH_COMPRESSING {
+            Some(Compression::UNCOMPRESSED)
+        } else {
+            (bytes <= WORTH_ZSTANDARD).then_some(Compression::SNAPPY)
         };
         if let Some(codec) = codec {
             properties = properties.set_column_compression(column(), codec);
