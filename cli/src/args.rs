@@ -68,7 +68,7 @@ pub(crate) enum Command {
     Rollup(RollupArgs),
     /// Merge small files, write log checkpoints, clean up: one round of what `serve --role maintain` does
     Maintain(MaintainArgs),
-    /// Ask SQL over the tables `events`, `rollup_daily` and `dead_letters`
+    /// Ask SQL over the tables: events, the daily rollup, and what follows from it
     Query(QueryArgs),
     /// Show how far worker and rollup are, and what the tables hold
     Status(StatusArgs),
@@ -289,9 +289,14 @@ Examples:
   daybook query \"DESCRIBE events\"
   daybook query - < question.sql
 
-Tables: events (every accepted event, client retries too), rollup_daily (one row per person, client and day),
-dead_letters (what could not become an event). Statements that would change something are refused. It reads the lake
-itself, whatever organisation: over HTTP, keys confine readers to their own.
+Tables: events (every accepted event, client retries too), rollup_daily (one row per person, client
+and day), model_daily, tool_daily, feature_daily and language_daily (the same by one thing more),
+rollup_revisions (what changed in the rollup, when and why), org_daily, active_users, trend,
+licence_state and more that follow from it, dead_letters (what could not become an event).
+SHOW TABLES lists them; column_comments says what their columns mean.
+
+Statements that would change something are refused. It reads the lake itself, whatever organisation:
+over HTTP, keys confine readers to their own.
 
 Exit codes: 0 done, 1 failed, 2 the SQL or the configuration is wrong.")]
 pub(crate) struct QueryArgs {
