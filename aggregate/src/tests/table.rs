@@ -317,6 +317,8 @@ async fn a_run_that_finds_nothing_new_looks_at_the_ends_of_logs() {
 
     set_members(&lake, &[(0, 0, 0, None)]).await;
     assert!(again().await.0.derived_changed > 0, "a new team is noticed");
+    set_members(&lake, &[(0, 0, 0, None), (1, 0, 0, None)]).await;
+    assert!(again().await.0.derived_changed > 0, "and a new member");
     ingest(&lake, &[event("acme", "eve", us(NOON), 1_000, "prompt.submitted", &[])], vec![]).await;
     assert_eq!(again().await.0.rows_added, 1);
     assert_eq!(again().await.0.rows, first.rows + 1);

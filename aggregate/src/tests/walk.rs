@@ -1,6 +1,6 @@
 //! The walk against the plain recompute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -133,6 +133,21 @@ fn r13_copies_count_once_and_the_first_counts() {
     ]);
     let found = ["events_received", "duplicates_removed", "input_tokens"].map(|column| row[column].as_str());
     assert_eq!(found, ["3", "2", "1054"]);
+}
+
+#[test]
+fn texts_of_two_columns_that_lie_alike_are_two_models() {
+    // Of one length, alike at the beginning, each the first of its column's buffer.
+    let of =
+        |id, column, model: &str| event("acme", "ada", us(NOON) + id, id, "model.completed", &[(column, t(model))]);
+    let (old, new) = ("claude-opus-4-5-20250805", "claude-opus-4-5-20251101");
+    let events = [of(1, "response_model", old), of(2, "request_model", new), of(3, "response_model", new)];
+    let found = compute(&events, &OrgCalendar::default(), 3);
+    let models: Vec<_> = found.breakdowns["model_daily"]
+        .iter()
+        .map(|row| ["model", "model_requests"].map(|name| row[name].as_str()))
+        .collect();
+    assert_eq!(models.iter().collect::<BTreeSet<_>>(), [&[old, "1"], &[new, "2"]].into());
 }
 
 #[test]
