@@ -21,17 +21,14 @@ use jiff::civil::Date;
 use lake::{Change, Lake, Snapshot, Swap, Table};
 use schemas::breakdown::{self, Breakdown};
 use serde_json::json;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Error, Result,
+    definition::{DEFINITION_APP_ID, digest},
     run::events_app_id,
     scope::Who,
     standing::{sorted, standing, without_date, write},
 };
-
-/// Holds the digest of definition and calendar that a breakdown was computed with.
-const DEFINITION_APP_ID: &str = "daybook/definition";
 
 /// A breakdown's table, as an attempt of a run finds it.
 pub(crate) struct Held {
@@ -59,11 +56,9 @@ impl Held {
     pub(crate) fn swaps(&self, events: &Snapshot, calendar_digest: i64) -> [Swap; 2] {
         let measures: Vec<_> = self.definition.measures().collect();
         let definition = format!("{:?}{measures:?}{calendar_digest}", self.definition);
-        let next = [
-            (events_app_id(&events.table_id), events.version),
-            (DEFINITION_APP_ID.to_owned(), (xxh3_64(definition.as_bytes()) >> 1) as i64),
-        ];
-        next.map(|(app_id, next)| Swap { expected: self.before.txns.get(&app_id).copied().unwrap_or(0), app_id, next })
+        let next =
+            [(events_app_id(&events.table_id), events.version), (DEFINITION_APP_ID.to_owned(), digest(&definition))];
+        next.map(|(app_id, next)| Swap::from_held(&self.before.txns, app_id, next))
     }
 
     /// Brings a date in line with `rows`, the rows of `who`: adds to `change` what that takes, where it is given. True where rows differ.
@@ -116,8 +111,7 @@ impl Held {
     /// # Errors
     /// Where the commit fails, or another aggregator was faster.
     pub(crate) async fn commit(&self, mut change: Change, swaps: [Swap; 2]) -> Result<()> {
-        let is_same = swaps.iter().all(|swap| swap.expected == swap.next);
-        if is_same && change.add.is_empty() && change.remove.is_empty() {
+        if swaps.iter().all(Swap::is_still) && change.add.is_empty() && change.remove.is_empty() {
             return Ok(());
         }
         change.metrics.insert("filesWritten".into(), json!(change.add.len()));

@@ -20,9 +20,8 @@ use jiff::{
     tz::{AmbiguousOffset, TimeZone},
 };
 use schemas::OrgId;
-use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{Error, Result};
+use crate::{Error, Result, definition::digest};
 
 /// How long after its end a day may change as a matter of course, unless an organisation says otherwise.
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 48;
@@ -157,7 +156,7 @@ impl OrgCalendar {
         for (org, days) in &self.orgs {
             text.push_str(&format!("{org}\t{}\t{}\n", days.name, days.allowed_lateness_hours));
         }
-        (xxh3_64(text.as_bytes()) >> 1).max(1).cast_signed()
+        digest(&text)
     }
 }
 
@@ -195,10 +194,4 @@ pub(crate) fn next(date: Date) -> Date {
 /// The date before.
 pub(crate) fn previous(date: Date) -> Date {
     date.checked_sub(1.day()).expect("years are far from jiff's limits")
-}
-
-/// Days since 1970-01-01, Arrow's `Date32`.
-pub(crate) fn epoch_days(date: Date) -> i32 {
-    let epoch = Date::constant(1970, 1, 1);
-    (date - epoch).get_days()
 }

@@ -5,10 +5,7 @@
 
 use std::{collections::HashMap, hash::BuildHasherDefault, sync::Arc};
 
-use arrow::{
-    array::{Array, ArrayRef, RecordBatch, StringBuilder},
-    datatypes::Schema,
-};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringBuilder};
 use schemas::{TableSpec, breakdown};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -126,14 +123,9 @@ impl CellBuilder {
     /// The rows, in the order of the table's sort columns, with all of its columns but the partition column; and how many values were cut.
     pub(crate) fn finish(self) -> (RecordBatch, u64) {
         let saturated = self.values.saturated;
-        let schema = self.spec.schema();
-        let fields = schema.fields().iter().filter(|field| Some(field.name().as_str()) != self.spec.partition_column);
-        let schema = Schema::new(fields.cloned().collect::<Vec<_>>());
         let texts = self.texts.into_iter().map(|mut builder| Arc::new(builder.finish()) as ArrayRef);
         let columns = texts.chain(self.values.finish()).collect();
-        (
-            RecordBatch::try_new(Arc::new(schema), columns).expect("columns of one length, of the schema's types"),
-            saturated,
-        )
+        let rows = RecordBatch::try_new(self.spec.file_schema(), columns);
+        (rows.expect("columns of one length, of the schema's types"), saturated)
     }
 }

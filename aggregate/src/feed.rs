@@ -30,14 +30,15 @@ use schemas::{
 
 use crate::{
     Error, Result,
-    revise::{FINAL, HISTORY, PROVISIONAL, RESTATED, Standing},
+    revise::{FINAL, HISTORY, PROVISIONAL, RESTATED, Standing, cmp_keys},
     run::ATTEMPTS_MAX,
-    standing::{filled, names_in_file, sorted},
+    standing::{filled, names, sorted},
     told::{Kept, Revision, Told},
 };
 
 /// Versions that are told by one commit.
 const VERSIONS_AT_ONCE: i64 = 64;
+
 /// What a table of the feed knows the rollup as.
 fn app_id(rollup_table_id: &str) -> String {
     format!("daybook/feed/{rollup_table_id}")
@@ -52,18 +53,22 @@ pub(crate) async fn follow(lake: &Lake) -> Result<u64> {
     let mut told = 0;
     loop {
         match step(lake).await {
-            Ok(Some(revisions)) => told += revisions,
-            Ok(None) => return Ok(told),
+            Ok((revisions, is_all)) => {
+                told += revisions;
+                if is_all {
+                    return Ok(told);
+                }
+            }
             Err(error) if error.is_lost_race() && attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(error),
         }
     }
 }
 
-/// Tells some versions; `None` where there is nothing to tell.
-async fn step(lake: &Lake) -> Result<Option<u64>> {
+/// Tells some versions; gives the number of revisions, and whether these are all there are.
+async fn step(lake: &Lake) -> Result<(u64, bool)> {
     let rollup = lake.table(&ROLLUP_DAILY);
-    let Some(head) = rollup.head().await.map_err(Error::table(&ROLLUP_DAILY))? else { return Ok(None) };
+    let Some(head) = rollup.head().await.map_err(Error::table(&ROLLUP_DAILY))? else { return Ok((0, true)) };
     let (revisions, superseded) = (lake.table(&ROLLUP_REVISIONS), lake.table(&ROLLUP_SUPERSEDED));
     let mut superseded_head = superseded.create_if_missing().await.map_err(Error::table(&ROLLUP_SUPERSEDED))?;
     let mut revisions_head = revisions.create_if_missing().await.map_err(Error::table(&ROLLUP_REVISIONS))?;
@@ -73,7 +78,7 @@ async fn step(lake: &Lake) -> Result<Option<u64>> {
     // Of a rollup that is older than the feed, the latest versions are told.
     let from = since.unwrap_or_else(|| (head.version() - VERSIONS_AT_ONCE).max(0));
     if from >= head.version() {
-        return Ok(None);
+        return Ok((0, true));
     }
     let up_to = head.version().min(from + VERSIONS_AT_ONCE);
     let versions = rollup.versions(from, up_to).await.map_err(Error::table(&ROLLUP_DAILY))?;
@@ -84,15 +89,15 @@ async fn step(lake: &Lake) -> Result<Option<u64>> {
             (Told::default(), Kept::default())
         }
     };
-    let swap = |expected: Option<i64>| Swap { expected: expected.unwrap_or(0), app_id: app_id.clone(), next: up_to };
+    let swap = |head: &lake::Head| Swap::from_held(head.txns(), app_id.clone(), up_to);
     if kept_since.is_none_or(|kept_since| kept_since < up_to) {
-        let change = kept.change(&superseded, swap(kept_since)).await?;
+        let change = kept.change(&superseded, swap(&superseded_head)).await?;
         superseded.commit(&mut superseded_head, change).await.map_err(|source| Error::Commit { source })?;
     }
     let count = told.rows.len() as u64;
-    let change = told.change(&revisions, swap(since)).await?;
+    let change = told.change(&revisions, swap(&revisions_head)).await?;
     revisions.commit(&mut revisions_head, change).await.map_err(|source| Error::Commit { source })?;
-    Ok(Some(count))
+    Ok((count, up_to == head.version()))
 }
 
 /// What versions changed; of the rows that were final, those gone after the version `kept_since`.
@@ -151,8 +156,7 @@ async fn side(rollup: &Table, files: &[DataFile]) -> Result<Option<Standing>> {
 
 /// Some rows of the old side, with all columns of the table.
 async fn whole(rollup: &Table, files: &[DataFile], date: Date, rows: Vec<u64>) -> Result<Option<RecordBatch>> {
-    let schema = ROLLUP_DAILY.schema();
-    let Some(batches) = read(rollup, files, &names_in_file(&ROLLUP_DAILY, &schema)).await? else { return Ok(None) };
+    let Some(batches) = read(rollup, files, &names(&ROLLUP_DAILY.file_schema())).await? else { return Ok(None) };
     let all = in_order(files, filled(&ROLLUP_DAILY, &batches, date)?)?;
     Ok(Some(take_record_batch(&all, &UInt64Array::from(rows))?))
 }
@@ -218,7 +222,7 @@ fn compare(old: Option<&Standing>, new: Option<&Standing>) -> (BTreeMap<String, 
         let before = old.filter(|_| i < old_rows);
         let after = new.filter(|_| j < new_rows);
         let order = match (before, after) {
-            (Some(old), Some(new)) => old.cmp(i, new, j),
+            (Some(old), Some(new)) => cmp_keys(&old.key, i, &new.key, j),
             (Some(_), None) => Ordering::Less,
             (None, _) => Ordering::Greater,
         };

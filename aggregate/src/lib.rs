@@ -18,7 +18,7 @@
 //! | `compute`, `standing`, `breakdown`, `run` | reading, walking, comparing; rows that a table has; tables of breakdowns; snapshots and the commits |
 //! | `feed`, `told` | what each version of the rollup changed: revisions, and final rows that were restated |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
-//! | `memory` | what a run knows from the one before |
+//! | `memory`, `definition` | what a run knows from the one before; what a table was computed by |
 //! | `serve`, `metrics`, `status` | the service |
 //!
 //! `definitions/` holds what is computed, as data: measures, breakdowns, derived tables and their SQL.
@@ -37,6 +37,7 @@ mod calendar;
 mod cells;
 mod columns;
 mod compute;
+mod definition;
 mod derive;
 mod feed;
 mod memory;

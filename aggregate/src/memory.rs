@@ -21,9 +21,7 @@ pub struct Memory {
 
 /// Tables as they were when all that follows from them was in line with them.
 pub(crate) struct Settled {
-    /// Moves on when it is looked at.
     given: Given,
-    versions: Vec<Option<(String, i64)>>,
     /// Of calendar and definitions.
     digest: i64,
     report: RunReport,
@@ -45,16 +43,16 @@ impl Given {
     }
 
     /// `id` and version of each table.
-    fn versions(&self) -> Vec<Option<(String, i64)>> {
-        self.heads.iter().map(|head| head.as_ref().map(|head| (head.table_id().to_owned(), head.version()))).collect()
+    fn versions(&self) -> Vec<Option<(&str, i64)>> {
+        self.heads.iter().map(|head| head.as_ref().map(|head| (head.table_id(), head.version()))).collect()
     }
 
     /// A table has moved on.
-    async fn moved(&mut self, lake: &Lake) -> Result<bool> {
-        for (spec, head) in TABLES.into_iter().zip(&mut self.heads) {
+    async fn moved(&self, lake: &Lake) -> Result<bool> {
+        for (spec, head) in TABLES.into_iter().zip(&self.heads) {
             let table = lake.table(spec);
             let moved = match head {
-                Some(head) => table.refresh(head).await,
+                Some(head) => table.refresh(&mut head.clone()).await,
                 None => table.head().await.map(|head| head.is_some()),
             };
             if moved.map_err(Error::table(spec))? {
@@ -68,23 +66,20 @@ impl Given {
 impl Memory {
     /// What the run before says, where nothing that a run follows from has changed since; costs a look at the end of each log.
     pub(crate) async fn unchanged(&mut self, lake: &Lake, digest: i64) -> Result<Option<RunReport>> {
-        let Some(mut settled) = self.settled.take() else { return Ok(None) };
+        let Some(settled) = &mut self.settled else { return Ok(None) };
         settled.looks += 1;
-        if settled.digest != digest || settled.looks > LOOKS_MAX || settled.given.moved(lake).await? {
-            // Kept for what else it tells, but not trusted.
-            settled.looks = LOOKS_MAX;
-            self.settled = Some(settled);
-            return Ok(None);
+        if settled.digest == digest && settled.looks <= LOOKS_MAX && !settled.given.moved(lake).await? {
+            return Ok(Some(settled.report.clone()));
         }
-        let report = settled.report.clone();
-        self.settled = Some(settled);
-        Ok(Some(report))
+        // Kept for what else it tells, but not trusted.
+        settled.looks = LOOKS_MAX;
+        Ok(None)
     }
 
     /// The feed and derived tables were brought in line with these very versions before.
     pub(crate) fn follows_from(&self, given: &Given) -> bool {
         // Nothing follows from `events` but by way of the rollup.
-        let derived = |settled: &Settled| settled.versions[1..] == given.versions()[1..];
+        let derived = |settled: &Settled| settled.given.versions()[1..] == given.versions()[1..];
         self.settled.as_ref().is_some_and(derived)
     }
 
@@ -95,6 +90,6 @@ impl Memory {
         // Events that came in meanwhile are for the next run.
         let looks = if is_newest { 0 } else { LOOKS_MAX };
         let report = RunReport { events_version, rows, attempts: 1, ..RunReport::default() };
-        self.settled = Some(Settled { versions: given.versions(), given, digest, report, looks });
+        self.settled = Some(Settled { given, digest, report, looks });
     }
 }

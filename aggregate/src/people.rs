@@ -25,13 +25,12 @@ use arrow::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot, Table};
-use schemas::{ColumnType, rollup::ROLLUP_DAILY};
+use schemas::{ColumnType, epoch_days, rollup::ROLLUP_DAILY};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     Error, Result,
     accumulator::ById,
-    calendar::epoch_days,
     columns::take,
     rows::{Day, Plan},
 };

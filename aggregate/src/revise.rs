@@ -102,12 +102,12 @@ impl Standing {
             events: column(batch, "events_received")?.as_primitive::<Int64Type>().clone(),
         })
     }
+}
 
-    /// Compares the keys of two rows.
-    pub(crate) fn cmp(&self, row: usize, other: &Self, other_row: usize) -> Ordering {
-        let pairs = self.key.iter().zip(&other.key);
-        pairs.map(|(own, other)| own.value(row).cmp(other.value(other_row))).fold(Ordering::Equal, Ordering::then)
-    }
+/// Compares the keys of two rows, each given as the columns of keys and its place in them.
+pub(crate) fn cmp_keys(left: &[StringArray], row: usize, right: &[StringArray], other: usize) -> Ordering {
+    let columns = left.iter().zip(right).map(|(left, right)| left.value(row).cmp(right.value(other)));
+    columns.fold(Ordering::Equal, Ordering::then)
 }
 
 /// A column in the type of the table's schema.
@@ -153,8 +153,7 @@ pub(crate) fn revise(day: &Day, who: &Who, old: &RecordBatch, watermark_us: i64,
             if next_old == standing.rows {
                 break None;
             }
-            let order = key.iter().zip(&standing.key).map(|(new, old)| new.value(row).cmp(old.value(next_old)));
-            match order.fold(Ordering::Equal, Ordering::then) {
+            match cmp_keys(&key, row, &standing.key, next_old) {
                 Ordering::Less => break None,
                 Ordering::Equal => break Some(next_old),
                 Ordering::Greater => {
@@ -220,10 +219,7 @@ fn merge(fresh: &RecordBatch, old: &RecordBatch, sources: &[(usize, usize)]) -> 
 
 /// All columns of the table but the partition column, which lies in the path.
 fn assemble(content: &RecordBatch, history: &[ArrayRef; 4]) -> RecordBatch {
-    let schema = ROLLUP_DAILY.schema();
-    let kept = (0..schema.fields().len())
-        .filter(|index| Some(schema.field(*index).name().as_str()) != ROLLUP_DAILY.partition_column);
-    let schema = Arc::new(schema.project(&kept.collect::<Vec<_>>()).expect("indices of its own"));
+    let schema = ROLLUP_DAILY.file_schema();
     let columns = schema.fields().iter().map(|field| {
         let history = HISTORY.iter().position(|name| name == field.name()).map(|index| &history[index]);
         let found = history.or_else(|| content.column_by_name(field.name()));

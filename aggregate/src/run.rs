@@ -228,6 +228,31 @@ impl What<'_> {
     }
 }
 
+/// For each table of a run: the version of `events`, and the digest of definitions, from what it holds to what it will.
+struct Steps {
+    rollup: [Swap; 2],
+    breakdowns: Vec<[Swap; 2]>,
+}
+
+impl Steps {
+    fn all(&self) -> impl Iterator<Item = &[Swap; 2]> {
+        std::iter::once(&self.rollup).chain(&self.breakdowns)
+    }
+
+    fn is_current(&self) -> bool {
+        self.all().flatten().all(Swap::is_still)
+    }
+
+    fn has_same_definitions(&self) -> bool {
+        self.all().all(|[_, definitions]| definitions.is_still())
+    }
+
+    /// Oldest version of `events` that a table stands for.
+    fn oldest_events(&self) -> i64 {
+        self.all().map(|[events, _]| events.expected).min().expect("there is the rollup")
+    }
+}
+
 /// A run to be.
 struct Job<'a> {
     lake: &'a Lake,
@@ -262,15 +287,16 @@ impl Job<'_> {
         let breakdowns = Held::all(self.lake).await?;
         // Last, so that no table stands for more than this.
         let events = events_table.snapshot().await.map_err(Error::table(&EVENTS))?;
-        let stands_for = |app_id: &str| before.txns.get(app_id).copied();
-        let swap = |app_id: String, next: i64| Swap { expected: stands_for(&app_id).unwrap_or(0), app_id, next };
+        let held = |app_id: String, next: i64| Swap::from_held(&before.txns, app_id, next);
         let digest = digest(self.orgs);
-        let mut swaps = vec![
-            swap(events_app_id(&events.table_id), events.version),
-            swap(calendar_app_id(&events.table_id), digest),
-        ];
-        let of_breakdowns: Vec<[Swap; 2]> = breakdowns.iter().map(|held| held.swaps(&events, digest)).collect();
-        let is_current = swaps.iter().chain(of_breakdowns.as_flattened()).all(|swap| swap.expected == swap.next);
+        let steps = Steps {
+            rollup: [
+                held(events_app_id(&events.table_id), events.version),
+                held(calendar_app_id(&events.table_id), digest),
+            ],
+            breakdowns: breakdowns.iter().map(|held| held.swaps(&events, digest)).collect(),
+        };
+        let is_current = steps.is_current();
         match self.what {
             What::New if is_current => {
                 let rows = rows_of(&before.files);
@@ -282,22 +308,15 @@ impl Job<'_> {
         let shared = Arc::new(Shared::new(self.lake, events, self.orgs));
         let events = &shared.events;
         let watermark_id = watermark_app_id(&events.table_id);
-        let oldest = of_breakdowns.iter().map(|[version, _]| version.expected).min();
-        let since = stands_for(&swaps[0].app_id).zip(stands_for(&watermark_id));
-        let since = since.map(|(version, watermark_us)| Since {
-            events_version: oldest.map_or(version, |oldest| oldest.min(version)),
-            watermark_us,
-        });
-        let same_definitions =
-            swaps[1].expected == digest && of_breakdowns.iter().all(|[_, digest]| digest.expected == digest.next);
+        let since = before.txns.get(&watermark_id).copied();
+        let since = since.map(|watermark_us| Since { events_version: steps.oldest_events(), watermark_us });
         let was_computed = since.is_some();
-        let since = since.filter(|_| same_definitions);
+        let since = since.filter(|_| steps.has_same_definitions());
         let (wanted, watermark_us) = self.scope(&events_table, &before, &shared, since).await?;
-        swaps.push(swap(watermark_id, watermark_us));
         let reason = match (self.what, &wanted) {
             (What::Days(_), _) => "rebuild",
             _ if !was_computed => "first",
-            _ if !same_definitions => "definitions",
+            _ if !steps.has_same_definitions() => "definitions",
             (_, None) => "erasure",
             (_, Some(_)) => NEW_EVENTS,
         };
@@ -334,9 +353,9 @@ impl Job<'_> {
             change.metrics.insert(name.into(), json!(value));
         }
         change.metrics.insert(REASON_METRIC.into(), json!(reason));
-        change.swaps = swaps;
+        change.swaps = steps.rollup.into_iter().chain([held(watermark_id, watermark_us)]).collect();
         tracing::debug!(days = report.days_read, "computed, commits");
-        let commits = breakdowns.iter().zip(changes).zip(of_breakdowns);
+        let commits = breakdowns.iter().zip(changes).zip(steps.breakdowns);
         try_join_all(commits.map(|((held, change), swaps)| held.commit(change, swaps))).await?;
         // The head of the version that the rows were compared with: whatever was committed since is checked against this change.
         let mut head = before.head();

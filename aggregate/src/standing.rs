@@ -5,15 +5,15 @@ use std::sync::Arc;
 use arrow::{
     array::{ArrayRef, Date32Array, RecordBatch, new_null_array},
     compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch},
-    datatypes::SchemaRef,
+    datatypes::Schema,
 };
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot, Table};
-use schemas::TableSpec;
+use schemas::{TableSpec, epoch_days};
 
-use crate::{Error, Result, calendar::epoch_days, columns::take};
+use crate::{Error, Result, columns::take};
 
 /// Rows of one file.
 const FILE_ROWS_MAX: usize = 500_000;
@@ -30,8 +30,8 @@ pub(crate) async fn standing(
     date: Date,
 ) -> Result<RecordBatch> {
     let spec = table.spec();
-    let schema = spec.schema();
-    let names = names_in_file(spec, &schema);
+    let schema = spec.file_schema();
+    let names = names(&schema);
     let files = version.files_of(date);
     let batches: Vec<RecordBatch> = match files.len() {
         0 => Vec::new(),
@@ -45,10 +45,9 @@ pub(crate) async fn standing(
     filled(spec, &batches, date)
 }
 
-/// Names of the columns that lie in a file: all but the partition column.
-pub(crate) fn names_in_file<'a>(spec: &TableSpec, schema: &'a SchemaRef) -> Vec<&'a str> {
-    let names = schema.fields().iter().map(|field| field.name().as_str());
-    names.filter(|name| Some(*name) != spec.partition_column).collect()
+/// Names of a schema's columns.
+pub(crate) fn names(schema: &Schema) -> Vec<&str> {
+    schema.fields().iter().map(|field| field.name().as_str()).collect()
 }
 
 /// Rows as they were read from files of a date, in one batch with all columns of the table's schema; those that a file lacks are null.
@@ -90,7 +89,7 @@ pub(crate) fn without_date(rows: &RecordBatch) -> RecordBatch {
     rows.project(&kept).expect("its own columns")
 }
 
-/// Writes the rows of a date, without the partition column; gives their files.
+/// Writes the rows of a date; gives their files.
 ///
 /// # Errors
 /// Where the table cannot be written.

@@ -5,23 +5,20 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::{
     array::{ArrayRef, Date32Array, Int64Array, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondArray},
     compute::concat_batches,
-    datatypes::Schema,
 };
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use lake::{Change, Swap, Table, Version};
 use schemas::{
-    TableSpec,
+    epoch_days,
     revisions::{ROLLUP_REVISIONS, ROLLUP_SUPERSEDED},
 };
-use serde_json::json;
 
 use crate::{
-    Error, Result,
-    calendar::epoch_days,
+    Result,
     feed::{Day, Side},
     revise::{FINAL, RESTATED},
     run::{EVENTS_APP_PREFIX, NEW_EVENTS, REASON_METRIC},
-    standing::{sorted, without_date},
+    standing::{sorted, write},
 };
 
 /// The reason of new events that make rows final and change none.
@@ -81,23 +78,12 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    pub(crate) async fn change(mut self, table: &Table, swap: Swap) -> Result<Change> {
-        let mut change = appended(swap);
-        self.rows.sort_by(|a, b| {
-            (utc_date(a.committed_ms), &a.org, a.version, a.date).cmp(&(
-                utc_date(b.committed_ms),
-                &b.org,
-                b.version,
-                b.date,
-            ))
-        });
-        for rows in self.rows.chunk_by(|a, b| utc_date(a.committed_ms) == utc_date(b.committed_ms)) {
-            let date = utc_date(rows[0].committed_ms);
-            let file = table.write_file(Some(date), &[revisions(rows)]).await;
-            change.add.push(file.map_err(Error::table(&ROLLUP_REVISIONS))?);
+    pub(crate) async fn change(self, table: &Table, swap: Swap) -> Result<Change> {
+        let mut by_date: BTreeMap<Date, Vec<Revision>> = BTreeMap::new();
+        for row in self.rows {
+            by_date.entry(utc_date(row.committed_ms)).or_default().push(row);
         }
-        change.metrics.insert("revisions".into(), json!(self.rows.len()));
-        Ok(change)
+        append(table, swap, by_date.into_iter().map(|(date, rows)| (date, revisions(&rows)))).await
     }
 }
 
@@ -134,7 +120,7 @@ fn revisions(rows: &[Revision]) -> RecordBatch {
         both(|day| day.removed),
         both(|day| day.finalised),
     ];
-    RecordBatch::try_new(in_file(&ROLLUP_REVISIONS), columns).expect("columns of the schema")
+    RecordBatch::try_new(ROLLUP_REVISIONS.file_schema(), columns).expect("columns of the schema")
 }
 
 /// Rows that were final, by the version that has others: version, when it was committed (ms), rows with all columns of `rollup_daily`.
@@ -145,8 +131,7 @@ pub(crate) struct Kept {
 
 impl Kept {
     pub(crate) async fn change(self, table: &Table, swap: Swap) -> Result<Change> {
-        let mut change = appended(swap);
-        let schema = in_file(&ROLLUP_SUPERSEDED);
+        let schema = ROLLUP_SUPERSEDED.file_schema();
         let mut by_date: BTreeMap<Date, Vec<RecordBatch>> = BTreeMap::new();
         for (version, committed_ms, rows) in self.rows {
             let count = rows.num_rows();
@@ -156,22 +141,18 @@ impl Kept {
             let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
             by_date.entry(utc_date(committed_ms)).or_default().push(rows);
         }
-        for (date, batches) in by_date {
-            let rows = sorted(&ROLLUP_SUPERSEDED, &concat_batches(&schema, &batches)?)?;
-            let file = table.write_file(Some(date), &[rows]).await;
-            change.add.push(file.map_err(Error::table(&ROLLUP_SUPERSEDED))?);
-        }
-        Ok(change)
+        let rows = by_date.into_iter().map(|(date, batches)| Ok((date, concat_batches(&schema, &batches)?)));
+        append(table, swap, rows.collect::<Result<Vec<_>>>()?.into_iter()).await
     }
 }
 
-fn appended(swap: Swap) -> Change {
-    Change { operation: "WRITE", data_change: true, swaps: vec![swap], ..Change::default() }
-}
-
-/// The schema of a file: all columns but the partition column.
-fn in_file(spec: &TableSpec) -> Arc<Schema> {
-    without_date(&RecordBatch::new_empty(spec.schema())).schema()
+/// A change that adds rows, by date, in any order.
+async fn append(table: &Table, swap: Swap, rows: impl Iterator<Item = (Date, RecordBatch)>) -> Result<Change> {
+    let mut change = Change { operation: "WRITE", data_change: true, swaps: vec![swap], ..Change::default() };
+    for (date, rows) in rows {
+        change.add.extend(write(table, date, sorted(table.spec(), &rows)?).await?);
+    }
+    Ok(change)
 }
 
 fn utc_date(ms: i64) -> Date {

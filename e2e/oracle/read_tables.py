@@ -17,6 +17,10 @@ p.add_argument("lake"); p.add_argument("--local-root")
 a = p.parse_args()
 options = {k: v for k, v in os.environ.items() if k.startswith("AWS_")}
 out, log = {}, []
+# There after any rollup.
+EXPECTED = {"events", "dead_letters", "rollup_daily", "rollup_revisions", "rollup_superseded", "model_daily", "tool_daily",
+            "feature_daily", "language_daily", "org_daily", "client_mix", "acceptance", "data_health", "active_users", "trend",
+            "cohort_activity", "cohort_retention", "licence_state", "adoption_funnel"}
 
 
 def tables():
@@ -24,7 +28,11 @@ def tables():
     if not a.local_root:
         return ["events", "dead_letters", "rollup_daily"]
     root = os.path.join(a.local_root, a.lake.removeprefix("s3://"))
-    return sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name, "_delta_log")))
+    found = sorted(name for name in os.listdir(root) if os.path.isdir(os.path.join(root, name, "_delta_log")))
+    missing = EXPECTED - set(found)
+    if missing:
+        sys.exit(f"not there: {', '.join(sorted(missing))}")
+    return found
 
 
 sources, fields = {}, {}

@@ -19,7 +19,7 @@
 //! 4. At most one version can hold our entry: a new version is tried only once the one before is known to be another's.
 //! 5. The number of tries and the pause between them have limits (F08).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -50,6 +50,20 @@ pub struct Swap {
     pub expected: i64,
     /// What it holds afterwards.
     pub next: i64,
+}
+
+impl Swap {
+    /// From what a version of the table holds, as `txns` say, to `next`.
+    #[must_use]
+    pub fn from_held(txns: &BTreeMap<String, i64>, app_id: String, next: i64) -> Self {
+        Self { expected: txns.get(&app_id).copied().unwrap_or(0), app_id, next }
+    }
+
+    /// It leaves what the table holds as it is.
+    #[must_use]
+    pub fn is_still(&self) -> bool {
+        self.expected == self.next
+    }
 }
 
 /// One change of a table.

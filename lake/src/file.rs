@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use arrow::datatypes::DataType;
 use jiff::{Timestamp, civil::Date};
-use schemas::TableSpec;
+use schemas::{TableSpec, epoch_date, epoch_days};
 use serde_json::{Map, Value, json};
 
 use crate::layout::{percent_decode, percent_encode};
@@ -80,7 +80,7 @@ impl Bound {
         match column {
             DataType::Utf8 => Some(Self::Text(value.as_str()?.to_owned())),
             DataType::Int32 | DataType::Int64 => value.as_i64().map(Self::Int),
-            DataType::Date32 => value.as_str()?.parse().ok().map(|day| Self::Int(i64::from(days(day)))),
+            DataType::Date32 => value.as_str()?.parse().ok().map(|day| Self::Int(i64::from(epoch_days(day)))),
             DataType::Timestamp(..) => {
                 let text = value.as_str()?;
                 let us = text.parse::<Timestamp>().ok()?.as_microsecond();
@@ -96,7 +96,7 @@ impl Bound {
         Some(match (self, column) {
             (Self::Text(text), _) => text.as_str().into(),
             (Self::Int(us), DataType::Timestamp(..)) => format!("{:.6}", Timestamp::from_microsecond(*us).ok()?).into(),
-            (Self::Int(since), DataType::Date32) => date(i32::try_from(*since).ok()?)?.to_string().into(),
+            (Self::Int(since), DataType::Date32) => epoch_date(i32::try_from(*since).ok()?)?.to_string().into(),
             (Self::Int(value), _) => (*value).into(),
         })
     }
@@ -114,15 +114,6 @@ impl ColumnStats {
     }
 }
 
-/// Days since 1970-01-01.
-pub(crate) fn days(day: Date) -> i32 {
-    (day - Date::constant(1970, 1, 1)).get_days()
-}
-
-fn date(days: i32) -> Option<Date> {
-    Date::constant(1970, 1, 1).checked_add(jiff::Span::new().try_days(days).ok()?).ok()
-}
-
 impl DataFile {
     /// Greatest value of a time column can be no greater (µs).
     #[must_use]
@@ -138,7 +129,7 @@ impl DataFile {
 
     /// From an `add` action.
     pub(crate) fn from_add(spec: &TableSpec, types: &Types, add: &Value, seen: i64) -> Result<Self, String> {
-        let file = Self::from_remove(spec, add, seen)?;
+        let file = Self::from_action(spec, add, seen)?;
         let path = &file.path;
         let stats = add["stats"].as_str().map(serde_json::from_str::<Value>).transpose();
         let stats = stats.map_err(|error| format!("statistics of {path}: {error}"))?.unwrap_or_default();
@@ -156,8 +147,8 @@ impl DataFile {
         Ok(Self { rows, stats, written_ms, ..file })
     }
 
-    /// What a `remove` action says of a file, which an `add` action says, too.
-    pub(crate) fn from_remove(spec: &TableSpec, action: &Value, seen: i64) -> Result<Self, String> {
+    /// What both an `add` and a `remove` action say of a file.
+    pub(crate) fn from_action(spec: &TableSpec, action: &Value, seen: i64) -> Result<Self, String> {
         let encoded = action["path"].as_str().ok_or("a file has no path")?;
         let path = percent_decode(encoded);
         let size_bytes = action["size"].as_u64().ok_or_else(|| format!("{path} has no size"))?;

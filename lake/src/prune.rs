@@ -13,9 +13,9 @@ use datafusion::{
     logical_expr::{Expr, utils::conjunction},
     physical_optimizer::pruning::PruningPredicateBuilder,
 };
-use schemas::TableSpec;
+use schemas::{TableSpec, epoch_days};
 
-use crate::file::{Bound, DataFile, days};
+use crate::file::{Bound, DataFile};
 
 /// The files of `files` in which a row may satisfy all of `filters`.
 pub(crate) fn prune(
@@ -55,7 +55,7 @@ impl Ranges<'_> {
     fn bound(&self, column: &Column, upper: bool) -> Option<ArrayRef> {
         let name = column.name.as_str();
         if self.spec.partition_column == Some(name) {
-            return self.bounds(name, |file| file.partition_value.map(|day| Bound::Int(i64::from(days(day)))));
+            return self.bounds(name, |file| file.partition_value.map(|day| Bound::Int(i64::from(epoch_days(day)))));
         }
         self.bounds(name, |file| {
             let known = file.stats.columns.get(name)?;

@@ -85,17 +85,22 @@ impl Entry {
     /// Files whose rows are new to the table; `version` is the entry's.
     pub(crate) fn added(&self, table: &Table, version: i64) -> Result<Vec<DataFile>> {
         let types = stats_columns(table.spec());
-        let files = self.new_rows().map(|add| DataFile::from_add(table.spec(), &types, add, version));
+        let files = self.changing("add").map(|add| DataFile::from_add(table.spec(), &types, add, version));
         files
             .collect::<std::result::Result<_, _>>()
             .map_err(|detail| Error::corrupt(&layout::entry(table.folder(), version), detail))
     }
 
+    /// Actions of a kind on files that change rows; others move them to other files.
+    fn changing<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.each(kind).filter(|action| action["dataChange"].as_bool() != Some(false))
+    }
+
     /// All of it that concerns rows; `number` is the entry's version.
     pub(crate) fn version(&self, table: &Table, number: i64) -> Result<Version> {
         let spec = table.spec();
-        let removed = self.each("remove").filter(|remove| remove["dataChange"].as_bool() != Some(false));
-        let removed = removed.map(|remove| DataFile::from_remove(spec, remove, number)).collect::<Result<_, _>>();
+        let removed = self.changing("remove").map(|remove| DataFile::from_action(spec, remove, number));
+        let removed = removed.collect::<Result<_, _>>();
         let info = self.each("commitInfo").next();
         let txn = |txn: &Value| Some((txn["appId"].as_str()?.to_owned(), txn["version"].as_i64()?));
         Ok(Version {
@@ -108,25 +113,20 @@ impl Entry {
         })
     }
 
-    fn new_rows(&self) -> impl Iterator<Item = &Value> {
-        self.each("add").filter(|add| add["dataChange"].as_bool() != Some(false))
-    }
-
     /// True where it adds rows that were not there before.
     pub(crate) fn brings_rows(&self) -> bool {
-        self.new_rows().next().is_some()
+        self.changing("add").next().is_some()
     }
 
     /// True where it takes rows away.
     pub(crate) fn removes_rows(&self) -> bool {
-        self.each("remove").any(|remove| remove["dataChange"].as_bool() != Some(false))
+        self.changing("remove").next().is_some()
     }
 
     /// Table partitions that it brings rows to or takes rows from; `None` where it does not say.
     pub(crate) fn dates(&self, spec: &TableSpec) -> Option<Vec<Date>> {
         let column = spec.partition_column?;
-        let changed =
-            self.each("add").chain(self.each("remove")).filter(|file| file["dataChange"].as_bool() != Some(false));
+        let changed = self.changing("add").chain(self.changing("remove"));
         changed.map(|file| file["partitionValues"][column].as_str()?.parse().ok()).collect()
     }
 

@@ -23,9 +23,9 @@ use datafusion::{
     },
     prelude::SessionContext,
 };
-use schemas::TableSpec;
+use schemas::{TableSpec, epoch_days};
 
-use crate::{DataFile, Error, Lake, Result, Snapshot, Table, file::days, layout, prune::prune, store::Place};
+use crate::{DataFile, Error, Lake, Result, Snapshot, Table, layout, prune::prune, store::Place};
 
 /// Most files merged at a time: each holds a batch of rows and the fetched columns of a row group in memory. The rows of
 /// more files are sorted, with spilling.
@@ -246,7 +246,7 @@ fn scan(
 
 fn partitioned(table: &Table, file: &DataFile) -> PartitionedFile {
     let mut partitioned = PartitionedFile::new(layout::location(table.folder(), &file.path), file.size_bytes);
-    let day = file.partition_value.map(|day| ScalarValue::Date32(Some(days(day))));
+    let day = file.partition_value.map(|day| ScalarValue::Date32(Some(epoch_days(day))));
     partitioned.partition_values = day.into_iter().collect();
     partitioned
 }

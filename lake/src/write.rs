@@ -35,7 +35,7 @@ const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// What a column takes without compression, up to which it is left so (bytes): of ninety columns many are null or hold one value.
 const WORTH_COMPRESSING: usize = 512;
 /// The same, up to which Snappy compresses it, and above which Zstandard does (bytes). Each column of a file has a compressor of its own, and for each
-/// reader a decompressor; of Zstandard's the first takes close to a megabyte of memory and 20 µs to make, the second a tenth of that.
+/// reader a decompressor; a compressor of Zstandard takes close to a megabyte of memory and 20 µs to make.
 const WORTH_ZSTANDARD: usize = 32 * 1024;
 
 /// Files that are encoded at once: as many as there are cores.
@@ -122,13 +122,12 @@ impl Table {
         let kept: Vec<usize> = (0..first.num_columns())
             .filter(|index| Some(have.field(*index).name().as_str()) != spec.partition_column)
             .collect();
-        let schema = spec.schema();
-        let wanted: Vec<_> =
-            schema.fields().iter().filter(|field| Some(field.name().as_str()) != spec.partition_column).collect();
+        let schema = spec.file_schema();
+        let wanted = schema.fields();
         if kept.len() != wanted.len() {
             return Err(self.misfit(format!("{} columns in place of {}", kept.len(), wanted.len())));
         }
-        for (index, want) in kept.iter().zip(&wanted) {
+        for (index, want) in kept.iter().zip(wanted) {
             let field = have.field(*index);
             let plain = match field.data_type() {
                 DataType::Dictionary(_, value) => value.as_ref(),
@@ -144,7 +143,7 @@ impl Table {
             if batch.schema_ref() != &have && batch.schema_ref().fields() != have.fields() {
                 return Err(self.misfit("batches of one file have one schema"));
             }
-            for (index, want) in kept.iter().zip(&wanted) {
+            for (index, want) in kept.iter().zip(wanted) {
                 if !want.is_nullable() && batch.column(*index).logical_null_count() > 0 {
                     return Err(self.misfit(format!("{} holds nulls", want.name())));
                 }

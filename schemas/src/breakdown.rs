@@ -1,7 +1,7 @@
 //! Breakdowns of `rollup_daily`: the same key and one thing more, such as the model. A new model is a new row, never a new column.
 //!
 //! A breakdown is defined in `breakdowns.json`; its measures are those of `measures.json` that name it in `by`. Of each such measure the rows of a
-//! breakdown add up to the row of `rollup_daily`.
+//! breakdown add up to the row of `rollup_daily`. A row is there where an event feeds one of these measures, if only with nothing.
 
 use std::{collections::BTreeMap, sync::LazyLock};
 

@@ -32,7 +32,7 @@ mod table;
 pub mod tables;
 
 pub use ids::{InvalidOrgId, OrgId};
-pub use table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema};
+pub use table::{Column, ColumnType, PROPERTIES, TableSpec, arrow_schema, epoch_date, epoch_days};
 pub use tables::{DEAD_LETTERS, EVENTS, TEAM_MEMBERS};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use jiff::{Span, civil::Date};
 use serde::Deserialize;
 
 /// Type of a column. Each has one Arrow and one Delta form.
@@ -106,6 +107,14 @@ impl TableSpec {
     pub fn schema(&self) -> SchemaRef {
         (self.schema_of)(self.name)
     }
+
+    /// The schema of its files: all columns but the partition column, which lies in the path.
+    #[must_use]
+    pub fn file_schema(&self) -> SchemaRef {
+        let schema = self.schema();
+        let fields = schema.fields().iter().filter(|field| Some(field.name().as_str()) != self.partition_column);
+        Arc::new(Schema::new(fields.cloned().collect::<Vec<_>>()))
+    }
 }
 
 /// Properties of our tables (Delta protocol, "Table Properties"), for other engines that work on them: they keep replaced files and
@@ -126,4 +135,18 @@ pub fn arrow_schema(columns: &[Column]) -> SchemaRef {
             .with_metadata(HashMap::from([("comment".to_owned(), column.comment.to_owned())]))
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+const EPOCH: Date = Date::constant(1970, 1, 1);
+
+/// Days since 1970-01-01: Arrow's `Date32`, Delta's `date`.
+#[must_use]
+pub fn epoch_days(date: Date) -> i32 {
+    (date - EPOCH).get_days()
+}
+
+/// The date so many days after 1970-01-01; `None` outside the years -9999 to 9999.
+#[must_use]
+pub fn epoch_date(days: i32) -> Option<Date> {
+    EPOCH.checked_add(Span::new().try_days(days).ok()?).ok()
 }

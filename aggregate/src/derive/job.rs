@@ -18,16 +18,17 @@ use lake::{Change, DataFile, Lake, Snapshot, Swap, Table};
 use schemas::{
     ColumnType,
     derived::{Dates, Derived, Source},
+    epoch_days,
 };
 use serde_json::json;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Done, Mode, Read, Tally, snapshot};
 use crate::{
     Error, Result,
-    calendar::{epoch_days, next},
+    calendar::next,
+    definition::{DEFINITION_APP_ID, digest},
     run::ATTEMPTS_MAX,
-    standing::{standing, without_date, write},
+    standing::{standing, write},
     values::DECIMAL_MAX,
 };
 
@@ -35,9 +36,6 @@ use crate::{
 const DATES_AT_ONCE: usize = 28;
 /// Version of what this code makes of the same tables and definitions.
 const ALGORITHM_VERSION: u32 = 1;
-/// Holds the digest of the definition that a table was computed with.
-const DEFINITION_APP_ID: &str = "daybook/definition";
-
 /// A derived table to bring in line.
 pub(super) struct Job {
     pub(super) lake: Lake,
@@ -81,10 +79,12 @@ impl Job {
                 *read = snapshot(&self.lake, spec).await?;
             }
         }
-        let digest = (xxh3_64(format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.sql).as_bytes()) >> 1) as i64;
-        let mut versions = vec![(DEFINITION_APP_ID.to_owned(), digest)];
-        versions.extend(reads.iter().filter_map(|(_, _, read)| read.as_ref()).map(|read| (app_id(read), read.version)));
-        let is_current = versions.iter().all(|(app_id, version)| before.txns.get(app_id) == Some(version));
+        let digest = digest(&format!("{:?}{}{ALGORITHM_VERSION}", self.derived, self.sql));
+        let versions = reads.iter().filter_map(|(_, _, read)| read.as_ref()).map(|read| (app_id(read), read.version));
+        let versions = std::iter::once((DEFINITION_APP_ID.to_owned(), digest)).chain(versions);
+        let swaps: Vec<Swap> = versions.map(|(app_id, next)| Swap::from_held(&before.txns, app_id, next)).collect();
+        // A version 0 that another engine wrote may have rows: to stand for it is more than to hold nothing.
+        let is_current = swaps.iter().all(|swap| before.txns.get(&swap.app_id) == Some(&swap.next));
         match self.mode {
             Mode::Refresh if is_current => {
                 return Ok(Done { as_it_was: Some((spec.name, before)), ..Done::default() });
@@ -93,7 +93,7 @@ impl Job {
             _ => {}
         }
         let candidates = self.candidates(&reads);
-        let same_definition = before.txns.get(DEFINITION_APP_ID) == Some(&digest);
+        let same_definition = swaps[0].is_still();
         let changed =
             if self.mode == Mode::Refresh && same_definition { self.changed(&before, &reads).await? } else { None };
         let standing = before.dates();
@@ -112,11 +112,7 @@ impl Job {
         }
         change.metrics.insert("datesComputed".into(), json!(tally.computed));
         change.metrics.insert("datesChanged".into(), json!(tally.changed));
-        let swap = |(app_id, next): (String, i64)| {
-            let expected = before.txns.get(&app_id).copied().unwrap_or(0);
-            Swap { expected, app_id, next }
-        };
-        change.swaps = versions.into_iter().map(swap).collect();
+        change.swaps = swaps;
         let mut head = before.head();
         self.table.commit(&mut head, change).await.map_err(|source| Error::Commit { source })?;
         Ok(Done { tally, as_it_was: None })
@@ -254,7 +250,7 @@ impl Job {
         for (date, _) in &dates {
             change.remove.extend(before.files_of(*date));
         }
-        let writes = dates.into_iter().map(|(date, rows)| write(&self.table, date, without_date(&rows)));
+        let writes = dates.into_iter().map(|(date, rows)| write(&self.table, date, rows));
         change.add.extend(try_join_all(writes).await?.into_iter().flatten());
         Ok(())
     }

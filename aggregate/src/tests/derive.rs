@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use schemas::{
     EVENTS, TEAM_MEMBERS, TableSpec,
     derived::{derived, source, specs},
+    epoch_days,
 };
 
 use super::{
@@ -22,7 +23,7 @@ use super::{
     table::{HOUR, NOON, lake},
     us, utc_date,
 };
-use crate::{Memory, OrgCalendar, calendar::epoch_days, refresh, verify};
+use crate::{Memory, OrgCalendar, refresh, verify};
 
 /// A team's member: person, team, first day, day after the last; days since the first event's.
 pub(super) type Member = (usize, usize, i64, Option<i64>);

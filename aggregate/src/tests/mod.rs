@@ -28,7 +28,7 @@ use datafusion::prelude::SessionContext;
 use futures::TryStreamExt as _;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use lake::Lake;
-use schemas::{ColumnType, EVENTS, TableSpec, breakdown, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
+use schemas::{ColumnType, EVENTS, TableSpec, breakdown, epoch_days, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
 
 use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, walk::Walk};
 
@@ -107,9 +107,9 @@ fn batch(events: &[Ev]) -> RecordBatch {
     let column = |column: &schemas::Column| -> ArrayRef {
         let values = || events.iter().map(|event| event.get(column.name));
         match column.column_type {
-            ColumnType::Date => Arc::new(Date32Array::from_iter_values(
-                events.iter().map(|event| crate::calendar::epoch_days(utc_date(event))),
-            )),
+            ColumnType::Date => {
+                Arc::new(Date32Array::from_iter_values(events.iter().map(|event| epoch_days(utc_date(event)))))
+            }
             ColumnType::Text => {
                 let text =
                     |value: Option<&Val>| if let Some(Val::T(value)) = value { Some(value.clone()) } else { None };

@@ -48,9 +48,8 @@ impl Table {
     }
 
     async fn merge(&self, context: &SessionContext, snapshot: &Snapshot, bin: &[DataFile]) -> Result<DataFile> {
-        let schema = self.spec().schema();
-        let names = schema.fields().iter().map(|field| field.name().as_str());
-        let columns: Vec<&str> = names.filter(|name| Some(*name) != self.spec().partition_column).collect();
+        let schema = self.spec().file_schema();
+        let columns: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let rows = snapshot.sorted_scan(context, bin.to_vec(), &columns, Vec::new())?;
         let merged = self.write_stream(bin[0].partition_value, rows).await?;
         let expected: u64 = bin.iter().map(|file| file.rows).sum();

@@ -12,12 +12,13 @@ use arrow::{
     array::{Array as _, ArrayRef, AsArray as _, Date32Array, RecordBatch, StringArray},
     compute::cast,
     datatypes::{DataType, Date32Type},
+    error::ArrowError,
 };
 use clap::{Args, Subcommand};
 use futures::TryStreamExt as _;
-use jiff::{ToSpan as _, civil::Date};
+use jiff::civil::Date;
 use lake::{Change, CommitError, Lake};
-use schemas::{OrgId, TEAM_MEMBERS};
+use schemas::{OrgId, TEAM_MEMBERS, epoch_date, epoch_days};
 use serde_json::{Value, json};
 
 use crate::{
@@ -155,14 +156,16 @@ async fn replace(lake: &Lake, org: &OrgId, members: &[Member], dry_run: bool) ->
             Some(snapshot) => snapshot.head(),
             None => table.create_if_missing().await.during(WRITING)?,
         };
-        let mut change = Change { operation: "WRITE", data_change: true, ..Change::default() };
+        // Of a table without rows nothing is removed, and so nothing else would tell that another import was faster.
+        let only_after = Some(head.version());
+        let mut change = Change { operation: "WRITE", data_change: true, only_after, ..Change::default() };
         change.remove = snapshot.map(|snapshot| snapshot.files).unwrap_or_default();
         if !all.is_empty() {
             change.add.push(table.write_file(None, &[batch(&all)]).await.during(WRITING)?);
         }
         match table.commit(&mut head, change).await {
             Ok(_) => return Ok(done),
-            Err(CommitError::Conflict { .. }) => {}
+            Err(CommitError::Conflict { .. } | CommitError::Moved { .. }) => {}
             Err(error) => return Err(Fault::failed(WRITING).source(error)),
         }
     }
@@ -190,25 +193,28 @@ async fn table(lake: &Lake) -> Result<Option<(lake::Snapshot, Vec<Member>)>> {
     Ok(Some((snapshot, members)))
 }
 
-fn rows(batch: &RecordBatch) -> Result<Vec<Member>, arrow::error::ArrowError> {
+fn rows(batch: &RecordBatch) -> Result<Vec<Member>, ArrowError> {
     let text = |name: &str| cast(&batch[name], &DataType::Utf8);
     let (org, team, user) = (text("org_id")?, text("team_id")?, text("user_key")?);
     let [org, team, user] = [&org, &team, &user].map(|column| column.as_string::<i32>());
     let [from, to] = ["valid_from", "valid_to"].map(|name| batch[name].as_primitive::<Date32Type>());
-    let member = |row: usize| Member {
-        org: org.value(row).to_owned(),
-        team: team.value(row).to_owned(),
-        user: user.value(row).to_owned(),
-        from: EPOCH.saturating_add(from.value(row).days()),
-        to: to.is_valid(row).then(|| EPOCH.saturating_add(to.value(row).days())),
+    let date = |days: i32| epoch_date(days).ok_or_else(|| ArrowError::CastError(format!("day {days} is no date")));
+    let member = |row: usize| {
+        Ok(Member {
+            org: org.value(row).to_owned(),
+            team: team.value(row).to_owned(),
+            user: user.value(row).to_owned(),
+            from: date(from.value(row))?,
+            to: to.is_valid(row).then(|| date(to.value(row))).transpose()?,
+        })
     };
-    Ok((0..batch.num_rows()).map(member).collect())
+    (0..batch.num_rows()).map(member).collect()
 }
 
+/// When a membership began of which nobody knows since when: before any activity.
 const EPOCH: Date = jiff::civil::date(1970, 1, 1);
 
 fn batch(members: &[Member]) -> RecordBatch {
-    let days = |date: Date| EPOCH.until(date).map_or(0, |span| span.get_days());
     let text = |of: fn(&Member) -> &str| -> ArrayRef {
         Arc::new(members.iter().map(|member| Some(of(member))).collect::<StringArray>())
     };
@@ -216,8 +222,8 @@ fn batch(members: &[Member]) -> RecordBatch {
         text(|member| &member.org),
         text(|member| &member.team),
         text(|member| &member.user),
-        Arc::new(members.iter().map(|member| Some(days(member.from))).collect::<Date32Array>()),
-        Arc::new(members.iter().map(|member| member.to.map(days)).collect::<Date32Array>()),
+        Arc::new(members.iter().map(|member| Some(epoch_days(member.from))).collect::<Date32Array>()),
+        Arc::new(members.iter().map(|member| member.to.map(epoch_days)).collect::<Date32Array>()),
     ];
     RecordBatch::try_new(TEAM_MEMBERS.schema(), columns).expect("columns of the schema")
 }

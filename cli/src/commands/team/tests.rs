@@ -86,7 +86,8 @@ async fn an_import_replaces_its_organisation_alone() {
     assert_eq!(table(&lake).await.expect("the store works").expect("it is there").1, []);
 }
 
-#[tokio::test]
+// Many threads: there a file is written by another, and imports come in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn imports_at_once_all_land() {
     let lake = Lake::with_store(Arc::new(InMemory::new()), "memory:///".parse().expect("a URL"));
     let import = |index: usize| {
@@ -97,4 +98,22 @@ async fn imports_at_once_all_land() {
         assert_eq!(done.expect("each has its turn"), Done { added: 1, removed: 0 });
     }
     assert_eq!(table(&lake).await.expect("the store works").expect("it is there").1.len(), 4);
+}
+
+// Many threads: there a file is written by another, and imports come in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_imports_of_one_organisation_at_once_one_is_left_whole() {
+    for _ in 0..20 {
+        let lake = Lake::with_store(Arc::new(InMemory::new()), "memory:///".parse().expect("a URL"));
+        let files = ["team_id,user_key\ncore,ada\ncore,bob\n", "team_id,user_key\ncore,bob\nweb,eve\n"];
+        let import = |text: &'static str| {
+            let lake = lake.clone();
+            async move { replace(&lake, &org("acme"), &members("acme", text), false).await }
+        };
+        for done in futures::future::join_all(files.map(import)).await {
+            assert!(done.is_ok());
+        }
+        let left = table(&lake).await.expect("the store works").expect("it is there").1;
+        assert!(files.iter().any(|text| members("acme", text) == left), "{left:?}");
+    }
 }
