@@ -19,6 +19,9 @@ pub enum Error {
     /// No zone of the time zone database.
     #[error("`{0}` is no IANA time zone; an example of one is `Europe/Zurich`")]
     TimeZone(String),
+    /// More than [`crate::ALLOWED_LATENESS_HOURS_MAX`].
+    #[error("an allowed lateness of {0} hours is too long: a year is the most, 8784 hours")]
+    Lateness(u32),
     /// The URL names no database that we can open.
     #[error("`{url}` is no directory: it takes sqlite:///path/to/file or sqlite::memory:")]
     Url {

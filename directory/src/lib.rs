@@ -1,7 +1,7 @@
 //! Who is who: organisations and the keys that speak for them.
 //!
 //! ```text
-//! cli (org create, key create) ──► Directory ──► SQLite: organisations, keys
+//! cli (org create, key create) ──► Directory ──► SQLite: organisations, keys, leases
 //! collector, query ──authenticate──► cache (seconds) ──miss──┤
 //! collector ──spend──► block of a quota (a day) ──empty──────┤
 //! worker ──signers───────────────────────────────────────────┘
@@ -17,7 +17,7 @@
 
 use std::{str::FromStr, sync::Arc};
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::Timestamp;
 use schemas::OrgId;
 use sqlx::{
     Row as _,
@@ -27,8 +27,10 @@ use sqlx::{
 mod cache;
 mod error;
 mod key;
+mod lease;
 mod mac;
 mod open;
+mod orgs;
 mod quota;
 mod signers;
 #[cfg(test)]
@@ -40,29 +42,10 @@ pub use error::{Error, Result};
 pub use key::{InvalidKeyId, KeyId, Scope, Secret};
 use key::{digest, same, split};
 pub use mac::MacKey;
+pub use orgs::{ALLOWED_LATENESS_HOURS_MAX, DEFAULT_ALLOWED_LATENESS_HOURS, Org, OrgChange};
 use quota::Blocks;
 pub use quota::Spent;
 pub use signers::Signer;
-
-/// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise; in hours.
-pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
-
-/// An organisation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Org {
-    /// Its id.
-    pub id: OrgId,
-    /// Its name, for people.
-    pub name: String,
-    /// IANA name of the time zone in which its days begin and end.
-    pub time_zone: String,
-    /// How long after its end a day still takes events as a matter of course, in hours.
-    pub allowed_lateness_hours: u32,
-    /// Most events of a UTC day. `None` = no limit.
-    pub daily_quota: Option<u64>,
-    /// When it was created.
-    pub created_at: Timestamp,
-}
 
 /// A key, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,75 +102,6 @@ impl Directory {
     /// Closes all connections, of every clone; what is asked later fails.
     pub async fn close(&self) {
         self.pool.close().await;
-    }
-
-    /// Creates an organisation whose days begin and end in the IANA zone `time_zone`.
-    ///
-    /// # Errors
-    /// Where it exists already, or the zone is none.
-    pub async fn create_org(&self, id: &OrgId, name: &str, time_zone: &str, now: Timestamp) -> Result<Org> {
-        // "UTC" is always there; other names come from the system's time zone database.
-        if TimeZone::get(time_zone).is_err() {
-            return Err(Error::TimeZone(time_zone.chars().take(80).collect()));
-        }
-        let org = Org {
-            id: id.clone(),
-            name: name.to_owned(),
-            time_zone: time_zone.to_owned(),
-            allowed_lateness_hours: DEFAULT_ALLOWED_LATENESS_HOURS,
-            daily_quota: None,
-            created_at: at_us(now),
-        };
-        let insert = "INSERT INTO organisations (id, name, time_zone, allowed_lateness_hours, created_at_us) \
-                      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
-        let done = sqlx::query(insert)
-            .bind(id.as_str())
-            .bind(name)
-            .bind(time_zone)
-            .bind(i64::from(org.allowed_lateness_hours))
-            .bind(now.as_microsecond())
-            .execute(&self.pool)
-            .await
-            .map_err(Error::Database)?;
-        if done.rows_affected() == 0 { Err(Error::OrgExists(id.clone())) } else { Ok(org) }
-    }
-
-    /// Sets the most events that an organisation may send in a UTC day; `None` = no limit. Running collectors know within
-    /// [`CACHE_TTL`]; what they hold of today's quota by then stays theirs.
-    ///
-    /// # Errors
-    /// Where there is no such organisation, or the database cannot be written.
-    pub async fn set_daily_quota(&self, id: &OrgId, quota: Option<u64>) -> Result<()> {
-        let update = sqlx::query("UPDATE organisations SET daily_quota = $1 WHERE id = $2");
-        let update = update.bind(quota.map(at_most_i64)).bind(id.as_str());
-        let done = update.execute(&self.pool).await.map_err(Error::Database)?;
-        if done.rows_affected() == 0 { Err(Error::UnknownOrg(id.clone())) } else { Ok(()) }
-    }
-
-    /// All organisations, by id.
-    ///
-    /// # Errors
-    /// Where the database cannot be read.
-    pub async fn orgs(&self) -> Result<Vec<Org>> {
-        let select = "SELECT id, name, time_zone, allowed_lateness_hours, daily_quota, created_at_us \
-                      FROM organisations ORDER BY id";
-        let rows = sqlx::query(select).fetch_all(&self.pool).await.map_err(Error::Database)?;
-        rows.iter()
-            .map(|row| {
-                let lateness: i64 = row.try_get("allowed_lateness_hours").map_err(Error::Database)?;
-                Ok(Org {
-                    id: parsed(row, "id")?,
-                    name: row.try_get("name").map_err(Error::Database)?,
-                    time_zone: row.try_get("time_zone").map_err(Error::Database)?,
-                    allowed_lateness_hours: u32::try_from(lateness).map_err(|_| Error::Corrupt {
-                        column: "allowed_lateness_hours",
-                        value: lateness.to_string(),
-                    })?,
-                    daily_quota: limit(row, "daily_quota")?,
-                    created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
-                })
-            })
-            .collect()
     }
 
     /// Makes a key that is limited as the collectors' settings say. The secret is in the answer and nowhere else.
@@ -318,11 +232,6 @@ impl Directory {
             daily_quota: limit(&row, "daily_quota")?,
         }))
     }
-}
-
-/// As the database keeps it.
-fn at_us(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).expect("the microseconds of a time are a time")
 }
 
 fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {

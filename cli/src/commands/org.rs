@@ -1,9 +1,8 @@
 //! `daybook org`.
 
 use clap::{Args, Subcommand};
-use directory::Directory;
+use directory::OrgChange;
 use jiff::Timestamp;
-use schemas::OrgId;
 use serde_json::json;
 
 use crate::{
@@ -17,6 +16,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   daybook org create acme --name \"Acme\" --time-zone Europe/Berlin
+  daybook org set acme --time-zone America/New_York
   daybook org set acme --daily-quota 5000000
   daybook org list --format json")]
 pub(crate) struct OrgArgs {
@@ -37,42 +37,87 @@ pub(crate) enum OrgCommand {
         /// IANA time zone in which its days begin and end
         #[arg(long, default_value = "UTC", value_name = "ZONE")]
         time_zone: String,
+        /// Hours after its end in which a day still takes events as a matter of course; then it is final [default: 72]
+        #[arg(long, value_name = "HOURS")]
+        allowed_lateness: Option<u32>,
         /// Most events in a UTC day, all collectors together [default: no limit]
         #[arg(long, value_name = "N")]
         daily_quota: Option<u64>,
     },
-    /// Change an organisation; running collectors follow within seconds
-    Set {
-        /// The organisation
-        #[arg(value_name = "ORG")]
-        id: schemas::OrgId,
-        /// Most events in a UTC day, all collectors together
-        #[arg(long, value_name = "N", required_unless_present = "no_daily_quota")]
-        daily_quota: Option<u64>,
-        /// Any number of events
-        #[arg(long, conflicts_with = "daily_quota")]
-        no_daily_quota: bool,
-    },
+    /// Change an organisation; running services follow within seconds
+    Set(SetArgs),
     /// List the organisations
     List(Output),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+With another time zone or lateness, all days of the organisation are computed again, and nobody
+else's. Rows that come out otherwise get a new revision; final ones become restated.")]
+pub(crate) struct SetArgs {
+    /// The organisation
+    #[arg(value_name = "ORG")]
+    id: schemas::OrgId,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Changes {
+    /// IANA time zone in which its days begin and end
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<String>,
+    /// Hours after its end in which a day still takes events as a matter of course; then it is final
+    #[arg(long, value_name = "HOURS")]
+    allowed_lateness: Option<u32>,
+    /// Most events in a UTC day, all collectors together
+    #[arg(long, value_name = "N")]
+    daily_quota: Option<u64>,
+    /// Any number of events
+    #[arg(long, conflicts_with = "daily_quota")]
+    no_daily_quota: bool,
+}
+
+impl Changes {
+    fn change(&self) -> OrgChange {
+        let quota = self.daily_quota.map(Some);
+        OrgChange {
+            time_zone: self.time_zone.clone(),
+            allowed_lateness_hours: self.allowed_lateness,
+            daily_quota: if self.no_daily_quota { Some(None) } else { quota },
+        }
+    }
 }
 
 pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Result<()> {
     let directory = parts::directory(&sources.config()?).await?;
     match &args.command {
-        OrgCommand::Create { id, name, time_zone, daily_quota } => {
+        OrgCommand::Create { id, name, time_zone, allowed_lateness, daily_quota } => {
+            let failed = || format!("cannot create organisation `{id}`");
             let name = name.as_deref().unwrap_or(id.as_str());
-            let created = directory.create_org(id, name, time_zone, now).await;
-            let org = created.during(format!("cannot create organisation `{id}`"))?;
+            let org = directory.create_org(id, name, time_zone, now).await.during(failed())?;
             // In between it has no key, and so no events.
-            set_quota(&directory, id, *daily_quota).await?;
+            let change = OrgChange {
+                allowed_lateness_hours: *allowed_lateness,
+                daily_quota: daily_quota.map(Some),
+                ..OrgChange::default()
+            };
+            directory.change_org(id, &change).await.during(failed())?;
             output::text(&format!("organisation {} ({}), days in {}\n", org.id, org.name, org.time_zone))
         }
-        OrgCommand::Set { id, daily_quota, no_daily_quota: _ } => {
-            set_quota(&directory, id, *daily_quota).await?;
+        OrgCommand::Set(set) => {
+            let id = &set.id;
+            directory.change_org(id, &set.changes.change()).await.map_err(|error| {
+                let fault = Fault::failed(format!("cannot change organisation `{id}`")).source(error);
+                fault.help("nothing was changed; `daybook org list` shows the organisations")
+            })?;
+            let orgs = directory.orgs().await.during("cannot list the organisations")?;
+            let Some(org) = orgs.iter().find(|org| org.id == *id) else { return Ok(()) };
             let quota =
-                daily_quota.map_or_else(|| "any number of events".to_owned(), |n| format!("at most {n} events"));
-            output::text(&format!("organisation {id}: {quota} a day\n"))
+                org.daily_quota.map_or_else(|| "any number of events".to_owned(), |n| format!("at most {n} events"));
+            let (zone, hours) = (&org.time_zone, org.allowed_lateness_hours);
+            output::text(&format!("organisation {id}: days in {zone}, final after {hours} hours; {quota} a day\n"))
         }
         OrgCommand::List(list) => {
             let orgs = directory.orgs().await.during("cannot list the organisations")?;
@@ -93,12 +138,4 @@ pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Re
             output::rows(&names, &rows, list.format)
         }
     }
-}
-
-async fn set_quota(directory: &Directory, id: &OrgId, quota: Option<u64>) -> Result<()> {
-    let set = directory.set_daily_quota(id, quota).await;
-    set.map_err(|error| {
-        let fault = Fault::failed(format!("cannot set the daily quota of organisation `{id}`")).source(error);
-        fault.help("`daybook org list` shows the organisations")
-    })
 }

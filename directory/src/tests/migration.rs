@@ -13,7 +13,7 @@ async fn keys_of_the_first_version_stay_valid() {
     directory.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
     let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "laptop", now()).await.expect("new");
     // Back to the first version, by hand.
-    let back = "DROP TABLE quota_leases; ALTER TABLE organisations DROP COLUMN daily_quota; \
+    let back = "DROP TABLE leases; DROP TABLE quota_leases; ALTER TABLE organisations DROP COLUMN daily_quota; \
                 CREATE TABLE old AS SELECT * FROM keys; DROP TABLE keys";
     sqlx::raw_sql(back).execute(&directory.pool).await.expect("writable");
     let first = include_str!("../../migrations/0001_organisations_and_keys.sql");
@@ -32,5 +32,5 @@ async fn keys_of_the_first_version_stay_valid() {
     assert!(directory.create_key(&org("acme"), Scope::Produce, "", now()).await.is_ok());
     let pool: &SqlitePool = &directory.pool;
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations ORDER BY 1").fetch_all(pool).await.expect("readable");
-    assert_eq!(rows.iter().map(|row| row.get::<i64, _>(0)).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(rows.iter().map(|row| row.get::<i64, _>(0)).collect::<Vec<_>>(), [1, 2, 3]);
 }

@@ -4,8 +4,9 @@ use jiff::Timestamp;
 use schemas::OrgId;
 use sqlx::Row as _;
 
-use super::{CACHE_TTL, Directory, Error, KeyId, Scope, cache, key};
+use super::{CACHE_TTL, Directory, Error, KeyId, OrgChange, Scope, cache, key};
 
+mod lease;
 mod migration;
 mod quota;
 mod signers;
@@ -38,6 +39,32 @@ async fn organisations() {
     let found: Vec<_> = orgs.iter().map(|org| (org.id.as_str(), org.name.as_str(), org.time_zone.as_str())).collect();
     assert_eq!(found, [("acme", "Acme", "Europe/Zurich"), ("beta", "Beta", "UTC")]);
     assert!(orgs.iter().all(|org| org.created_at == now() && org.allowed_lateness_hours == 72));
+}
+
+#[tokio::test]
+async fn a_changed_organisation_keeps_the_rest() {
+    let directory = directory().await;
+    directory.create_org(&org("beta"), "Beta", "UTC", now()).await.expect("new");
+    let after = async |change: OrgChange| {
+        directory.change_org(&org("acme"), &change).await?;
+        let orgs = directory.orgs().await.expect("readable");
+        assert_eq!((orgs[1].time_zone.as_str(), orgs[1].daily_quota), ("UTC", None), "nobody else's");
+        Ok::<_, Error>((orgs[0].time_zone.clone(), orgs[0].allowed_lateness_hours, orgs[0].daily_quota))
+    };
+    let of = |zone: &str, hours, quota| (zone.to_owned(), hours, quota);
+    let change = OrgChange { time_zone: Some("Asia/Tokyo".into()), ..OrgChange::default() };
+    assert_eq!(after(change).await.expect("a zone"), of("Asia/Tokyo", 72, None));
+    let change = OrgChange { daily_quota: Some(Some(9)), allowed_lateness_hours: Some(0), ..OrgChange::default() };
+    assert_eq!(after(change).await.expect("in range"), of("Asia/Tokyo", 0, Some(9)));
+    let change =
+        OrgChange { time_zone: Some("Mars/Olympus".into()), allowed_lateness_hours: Some(1), ..Default::default() };
+    assert!(matches!(after(change).await, Err(Error::TimeZone(_))));
+    let change = OrgChange { allowed_lateness_hours: Some(8785), daily_quota: Some(None), ..OrgChange::default() };
+    assert!(matches!(after(change).await, Err(Error::Lateness(8785))));
+    assert_eq!(after(OrgChange::default()).await.expect("nothing"), of("Asia/Tokyo", 0, Some(9)), "all or nothing");
+    assert_eq!(after(OrgChange { daily_quota: Some(None), ..OrgChange::default() }).await.expect("none").2, None);
+    let unknown = directory.change_org(&org("nobody"), &OrgChange::default()).await;
+    assert!(matches!(unknown, Err(Error::UnknownOrg(id)) if id == org("nobody")));
 }
 
 #[tokio::test]

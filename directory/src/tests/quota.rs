@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{now, org};
-use crate::{Directory, Principal, Scope, Spent};
+use crate::{Directory, OrgChange, Principal, Scope, Spent};
 
 const HANDLES: usize = 4;
 
@@ -24,7 +24,8 @@ impl World {
             handles.push(Directory::open(&url).await.expect("a directory"));
         }
         handles[0].create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
-        handles[0].set_daily_quota(&org("acme"), quota).await.expect("there");
+        let change = OrgChange { daily_quota: Some(quota), ..OrgChange::default() };
+        handles[0].change_org(&org("acme"), &change).await.expect("there");
         let (_, key) = handles[0].create_key(&org("acme"), Scope::Ingest, "", now()).await.expect("new");
         Self { _dir: dir, handles, key: key.expose().to_owned() }
     }
@@ -121,7 +122,8 @@ async fn quotas_change_end_and_are_absent() {
     assert!(spend(directory, &unlimited, u64::MAX, now()).await);
     assert_eq!(world.leased().await, 0);
 
-    directory.set_daily_quota(&org("acme"), Some(10)).await.expect("there");
+    let change = OrgChange { daily_quota: Some(Some(10)), ..OrgChange::default() };
+    directory.change_org(&org("acme"), &change).await.expect("there");
     assert_eq!(directory.orgs().await.expect("readable")[0].daily_quota, Some(10));
     let limited = Principal { daily_quota: Some(10), ..unlimited };
     assert!(!spend(directory, &limited, 11, now()).await);
@@ -130,7 +132,6 @@ async fn quotas_change_end_and_are_absent() {
     let late: Timestamp = "2026-03-04T23:59:59.9Z".parse().expect("a time");
     let spent = directory.spend(&limited, 1, late).await.expect("readable");
     assert_eq!(spent, Spent::Exhausted { quota: 10, seconds_left: 1 });
-    assert!(directory.set_daily_quota(&org("nobody"), None).await.is_err());
 
     let far = now() + SignedDuration::from_hours(24 * 60);
     assert!(spend(directory, &limited, 10, far).await);

@@ -2,7 +2,7 @@
 
 use axum::{body::Body, http::header};
 use bytesize::ByteSize;
-use directory::Scope;
+use directory::{OrgChange, Scope};
 use jiff::SignedDuration;
 use prost::Message as _;
 use serde_json::json;
@@ -94,7 +94,8 @@ async fn otlp_is_told_in_its_own_encoding() {
 async fn a_day_has_its_quota() {
     let world = World::new().await;
     let org = "acme".parse().expect("an id");
-    world.directory.set_daily_quota(&org, Some(50)).await.expect("there");
+    let change = OrgChange { daily_quota: Some(Some(50)), ..OrgChange::default() };
+    world.directory.change_org(&org, &change).await.expect("there");
     assert_eq!(world.events(BATCH, events(0, 30)).await.status.as_u16(), 202);
     let answer = world.events(BATCH, events(30, 30)).await;
     assert_eq!(answer.problem(), (429, "quota_exhausted".to_owned()));
