@@ -18,16 +18,18 @@ use arrow::{
 use datafusion::prelude::SessionContext;
 use futures::future::try_join_all;
 use jiff::civil::Date;
-use lake::{Change, Lake, Snapshot, Swap, Table};
+use lake::{Change, Lake, Snapshot, Table};
 use schemas::breakdown::{self, Breakdown};
 use serde_json::json;
 
 use crate::{
     Error, Result,
-    definition::{DEFINITION_APP_ID, digest},
-    run::events_app_id,
+    calendar::OrgCalendar,
+    definition::digest,
+    run::definition_digest,
     scope::Who,
     standing::{sorted, standing, without_date, write},
+    steps::Step,
 };
 
 /// A breakdown's table, as an attempt of a run finds it.
@@ -52,13 +54,11 @@ impl Held {
         try_join_all(held).await
     }
 
-    /// What the table will stand for: a version of `events`, and the definition under a calendar of this digest.
-    pub(crate) fn swaps(&self, events: &Snapshot, calendar_digest: i64) -> [Swap; 2] {
+    /// What the table stands for, and will.
+    pub(crate) fn step(&self, events: &Snapshot, calendar: &OrgCalendar) -> Step {
         let measures: Vec<_> = self.definition.measures().collect();
-        let definition = format!("{:?}{measures:?}{calendar_digest}", self.definition);
-        let next =
-            [(events_app_id(&events.table_id), events.version), (DEFINITION_APP_ID.to_owned(), digest(&definition))];
-        next.map(|(app_id, next)| Swap::from_held(&self.before.txns, app_id, next))
+        let definition = format!("{:?}{measures:?}{}", self.definition, definition_digest());
+        Step::new(&self.before.txns, events, digest(&definition), calendar)
     }
 
     /// Brings a date in line with `rows`, the rows of `who`: adds to `change` what that takes, where it is given. True where rows differ.
@@ -79,7 +79,7 @@ impl Held {
         let old = without_date(&standing(&self.table, &self.before, context, date).await?);
         let fresh = match who {
             Who::Everyone => rows.clone(),
-            Who::These(people) => self.merge(rows, &old, |user| people.contains(user))?,
+            Who::These(_) => self.merge(rows, &old, who)?,
         };
         if fresh == old {
             return Ok(false);
@@ -92,9 +92,10 @@ impl Held {
     }
 
     /// `rows`, and of `old` those of people who are not computed.
-    fn merge(&self, rows: &RecordBatch, old: &RecordBatch, is_computed: impl Fn(&str) -> bool) -> Result<RecordBatch> {
-        let users = old["user_key"].as_string::<i32>();
-        let kept: BooleanArray = users.iter().map(|user| Some(!user.is_some_and(&is_computed))).collect();
+    fn merge(&self, rows: &RecordBatch, old: &RecordBatch, who: &Who) -> Result<RecordBatch> {
+        let [orgs, users] = ["org_id", "user_key"].map(|name| old[name].as_string::<i32>());
+        let kept: BooleanArray =
+            (0..old.num_rows()).map(|row| Some(!who.has(orgs.value(row), users.value(row)))).collect();
         let all = concat_batches(&rows.schema(), [rows, &filter_record_batch(old, &kept)?])?;
         sorted(self.table.spec(), &all)
     }
@@ -110,12 +111,12 @@ impl Held {
     ///
     /// # Errors
     /// Where the commit fails, or another aggregator was faster.
-    pub(crate) async fn commit(&self, mut change: Change, swaps: [Swap; 2]) -> Result<()> {
-        if swaps.iter().all(Swap::is_still) && change.add.is_empty() && change.remove.is_empty() {
+    pub(crate) async fn commit(&self, mut change: Change, step: Step) -> Result<()> {
+        if step.is_current() && change.add.is_empty() && change.remove.is_empty() {
             return Ok(());
         }
         change.metrics.insert("filesWritten".into(), json!(change.add.len()));
-        change.swaps = swaps.into();
+        change.swaps = step.swaps();
         self.table.commit(&mut self.before.head(), change).await.map_err(|source| Error::Commit { source })?;
         Ok(())
     }

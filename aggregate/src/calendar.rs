@@ -96,6 +96,16 @@ impl OrgDays {
         Some(date)
     }
 
+    /// Changes, to all practical certainty, with the zone or the lateness; never 0.
+    pub(crate) fn digest(&self) -> i64 {
+        self.salted_digest(0)
+    }
+
+    /// As [`Self::digest`], and with `salt`.
+    pub(crate) fn salted_digest(&self, salt: i64) -> i64 {
+        digest(&format!("{salt}\n{}\t{}\n", self.name, self.allowed_lateness_hours))
+    }
+
     /// Instant from which on the day that ends at `day_end_us` is final (µs).
     pub(crate) fn final_at_us(&self, day_end_us: i64) -> i64 {
         day_end_us.saturating_add(i64::from(self.allowed_lateness_hours) * 3_600_000_000)
@@ -132,6 +142,16 @@ impl OrgCalendar {
     #[must_use]
     pub fn days(&self, org: &str) -> &OrgDays {
         self.orgs.get(org).unwrap_or(&self.default)
+    }
+
+    /// Days of organisations that are not named.
+    pub(crate) fn default_days(&self) -> &OrgDays {
+        &self.default
+    }
+
+    /// Organisations that are named.
+    pub(crate) fn orgs(&self) -> impl Iterator<Item = &str> {
+        self.orgs.keys().map(String::as_str)
     }
 
     /// Days of every zone in use, each zone once.

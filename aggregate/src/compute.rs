@@ -80,8 +80,12 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
         vec![col("event_time").gt_eq(time(pass.from_us)), col("event_time").lt(time(pass.to_us))];
     let context = match &pass.who {
         Who::Everyone => &shared.context,
-        Who::These(people) => {
-            filters.push(col("user_key").in_list(people.iter().map(|key| lit(key.as_str())).collect(), false));
+        Who::These(these) => {
+            let is_in = |name: &str, keys: &BTreeSet<String>| {
+                (!keys.is_empty()).then(|| col(name).in_list(keys.iter().map(|key| lit(key.as_str())).collect(), false))
+            };
+            let wanted = [is_in("user_key", &these.people), is_in("org_id", &these.orgs)];
+            filters.extend(wanted.into_iter().flatten().reduce(Expr::or));
             &shared.selective
         }
     };
@@ -157,9 +161,12 @@ impl Work<'_> {
     ) -> Result<ControlFlow<Done, Date>> {
         let plan = passes(&files_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
         progress.planned(plan.iter().map(|pass| pass.days as u64).sum());
-        // Days with rows that stay as they are, for some people at least.
-        let is_left =
-            |date: &Date| wanted.is_some_and(|wanted| wanted.get(date).is_none_or(|who| *who != Who::Everyone));
+        // Days with rows that stay as they are, for some people at least. A day without a pass has no events of anyone.
+        let planned: BTreeSet<Date> = plan.iter().flat_map(Pass::dates).collect();
+        let is_left = |date: &Date| {
+            let of_some = |who: &Who| *who != Who::Everyone && planned.contains(date);
+            wanted.is_some_and(|wanted| wanted.get(date).is_none_or(of_some))
+        };
         let left: BTreeSet<Date> = self.before.dates().into_iter().filter(is_left).collect();
         let walks = futures::stream::iter(plan)
             .map(|pass| {

@@ -30,8 +30,8 @@ use schemas::{
 
 use crate::{
     Error, Result,
+    attempt::ATTEMPTS_MAX,
     revise::{FINAL, HISTORY, PROVISIONAL, RESTATED, Standing, cmp_keys},
-    run::ATTEMPTS_MAX,
     standing::{filled, names, sorted},
     told::{Kept, Revision, Told},
 };

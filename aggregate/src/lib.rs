@@ -15,7 +15,8 @@
 //! | `cells` | the parts of a row by model, tool, feature, language: rows of breakdowns |
 //! | `rows`, `values`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
 //! | `scope`, `plan` | which days, and whose rows of them; which files for them |
-//! | `compute`, `standing`, `breakdown`, `run` | reading, walking, comparing; rows that a table has; tables of breakdowns; snapshots and the commits |
+//! | `compute`, `standing`, `breakdown` | reading, walking, comparing; rows that a table has; tables of breakdowns |
+//! | `run`, `attempt`, `steps` | what can be asked for; snapshots and the commits; what the tables stand for, as their transactions say |
 //! | `feed`, `told` | what each version of the rollup changed: revisions, and final rows that were restated |
 //! | `derive` | the tables that follow from `rollup_daily` by SQL, each kept in line with what it reads |
 //! | `memory`, `definition` | what a run knows from the one before; what a table was computed by |
@@ -32,6 +33,7 @@
 //! 4. A run costs what is new: it computes the days that new events touch, and what it gives is what computing all days would.
 
 mod accumulator;
+mod attempt;
 mod breakdown;
 mod calendar;
 mod cells;
@@ -53,6 +55,7 @@ mod scope;
 mod serve;
 mod standing;
 mod status;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod told;
@@ -64,8 +67,14 @@ pub use memory::Memory;
 pub use metrics::Metrics;
 pub use progress::{Progress, RunReport};
 pub use run::{Rebuild, rebuild, refresh, roll_up, run, verify};
-pub use serve::{Calendars, Settings, serve};
+pub use serve::{Calendars, Lease, Service, Settings};
 pub use status::{Status, status};
+
+/// Columns of `events` that a rollup reads, in no particular order; of no other does it know the contents.
+#[must_use]
+pub fn columns_read() -> Vec<&'static str> {
+    program::Programs::new().scan_columns()
+}
 
 /// What a rollup operation returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -134,6 +143,9 @@ pub enum Error {
     /// The organisations' days are not known; try again later.
     #[error("the organisations' time zones could not be read")]
     Calendar(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It is not known whether this process is to work; try again later.
+    #[error("the lease of the rollup could not be taken")]
+    Lease(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A setting makes no sense.
     #[error("aggregate.{setting}: {detail}")]
     Setting {

@@ -6,7 +6,7 @@ use schemas::{EVENTS, TEAM_MEMBERS, TableSpec, rollup::ROLLUP_DAILY};
 use crate::{Error, Result, RunReport, people::People};
 
 /// Times that the ends of logs alone are looked at; then everything is, since a table that was deleted does not tell.
-const LOOKS_MAX: u32 = 30;
+pub(crate) const LOOKS_MAX: u32 = 300;
 /// What a run follows from; no other table of ours does it read.
 const TABLES: [&TableSpec; 3] = [&EVENTS, &ROLLUP_DAILY, &TEAM_MEMBERS];
 

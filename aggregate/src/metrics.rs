@@ -19,6 +19,7 @@ pub struct Metrics {
     rows: IntGauge,
     people: IntGauge,
     events_version: IntGauge,
+    works: IntGauge,
 }
 
 impl Metrics {
@@ -57,6 +58,10 @@ impl Metrics {
             rows: gauge("daybook_aggregate_rollup_rows", "Rows of rollup_daily.")?,
             people: gauge("daybook_aggregate_people", "People with an event, as of the last run that read events.")?,
             events_version: gauge("daybook_aggregate_events_version", "Version of events that the rollup stands for.")?,
+            works: gauge(
+                "daybook_aggregate_works",
+                "1 where this process has the lease of the rollup, 0 where it stands by. Nowhere 1: nobody works.",
+            )?,
         })
     }
 
@@ -73,6 +78,10 @@ impl Metrics {
             self.saturated.inc_by(report.saturated);
             self.people.set(gauge(report.people));
         }
+    }
+
+    pub(crate) fn works(&self, works: bool) {
+        self.works.set(i64::from(works));
     }
 
     pub(crate) fn failed(&self) {

@@ -10,7 +10,7 @@
 //! Memory: some 60 bytes per person, the plans of those who have one on top.
 
 use std::{
-    collections::{BTreeMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, hash_map::Entry},
     pin::pin,
     sync::Arc,
 };
@@ -79,11 +79,11 @@ pub(crate) struct People {
 }
 
 impl People {
-    /// What the rows of a version of the table say.
+    /// What the rows of a version of the table say, but for people of the organisations `except`: of these, all days will be applied.
     ///
     /// # Errors
     /// Where the table cannot be read.
-    pub(crate) async fn read(table: &Table, snapshot: &Snapshot) -> Result<Self> {
+    pub(crate) async fn read(table: &Table, snapshot: &Snapshot, except: &BTreeSet<String>) -> Result<Self> {
         let mut by_date: BTreeMap<Date, Vec<DataFile>> = BTreeMap::new();
         for file in &snapshot.files {
             by_date.entry(file.partition_value.unwrap_or_default()).or_default().push(file.clone());
@@ -96,20 +96,20 @@ impl People {
         let mut people = Self::default();
         while let Some((date, batches)) = days.try_next().await.map_err(Error::table(&ROLLUP_DAILY))? {
             for batch in batches {
-                people.take_in(epoch_days(date), &batch)?;
+                people.take_in(epoch_days(date), &batch, except)?;
             }
         }
         Ok(people)
     }
 
     /// Rows of a day after all that were taken in before.
-    fn take_in(&mut self, date: i32, batch: &RecordBatch) -> Result<()> {
+    fn take_in(&mut self, date: i32, batch: &RecordBatch, except: &BTreeSet<String>) -> Result<()> {
         let text = |name: &str| Ok::<_, Error>(take(batch, name, &DataType::Utf8)?.as_string::<i32>().clone());
         let (org, user) = (text("org_id")?, text("user_key")?);
         let (state, tier) = (text("subscription_state")?, text("subscription_tier")?);
         let enabled = take(batch, "overage_enabled", &DataType::Boolean)?.as_boolean().clone();
         let cap = take(batch, "overage_cap", &ColumnType::Decimal.arrow())?.as_primitive::<Decimal128Type>().clone();
-        for row in 0..batch.num_rows() {
+        for row in (0..batch.num_rows()).filter(|row| except.is_empty() || !except.contains(org.value(*row))) {
             let id = person_id(&mut self.key, org.value(row), user.value(row));
             let person = self.known.entry(id).or_insert_with(|| Person::new(date));
             person.last_active = date;

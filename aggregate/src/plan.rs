@@ -28,7 +28,7 @@ pub(crate) struct Pass {
     /// Bounds of all organisations' days together, half-open (µs).
     pub(crate) from_us: i64,
     pub(crate) to_us: i64,
-    /// Whose rows; where not everyone's, the pass is one day.
+    /// Whose rows, the same on each day.
     pub(crate) who: Who,
 }
 
@@ -60,8 +60,8 @@ pub(crate) fn passes(
         let from_us = zones.iter().map(|zone| zone.start_us(day)).min().expect("there is a default zone");
         let to_us = zones.iter().map(|zone| zone.start_us(next(day))).max().expect("there is a default zone");
         let who = wanted.and_then(|wanted| wanted.get(&day)).cloned().unwrap_or(Who::Everyone);
-        if let Some(pass) = passes.last_mut().filter(|pass| pass.who == Who::Everyone && who == Who::Everyone) {
-            let follows = pass.to_us >= from_us && nth(pass.first, pass.days) == day;
+        if let Some(pass) = passes.last_mut().filter(|pass| pass.who == who) {
+            let follows = pass.to_us >= from_us && pass.end() == day;
             let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
             if follows && pass.days < width && count <= MERGED_FILES_MAX {
                 pass.days += 1;
@@ -75,6 +75,14 @@ pub(crate) fn passes(
     Ok(passes)
 }
 
-fn nth(first: Date, days: usize) -> Date {
-    (0..days).fold(first, |date, _| next(date))
+impl Pass {
+    /// Its days.
+    pub(crate) fn dates(&self) -> impl Iterator<Item = Date> + use<> {
+        std::iter::successors(Some(self.first), |date| Some(next(*date))).take(self.days)
+    }
+
+    /// The day after its last.
+    fn end(&self) -> Date {
+        self.dates().last().map_or(self.first, next)
+    }
 }

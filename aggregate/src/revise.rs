@@ -134,10 +134,7 @@ pub(crate) fn revise(day: &Day, who: &Who, old: &RecordBatch, watermark_us: i64,
     let mut changes = Changes::default();
     let (mut state, mut revision) = (Vec::with_capacity(day.rows()), Vec::with_capacity(day.rows()));
     let (mut watermark, mut computed_at) = (Vec::with_capacity(day.rows()), Vec::with_capacity(day.rows()));
-    let is_computed = |row: usize| match who {
-        Who::Everyone => true,
-        Who::These(people) => people.contains(standing.user.value(row)),
-    };
+    let is_computed = |row: usize| who.has(standing.key[0].value(row), standing.user.value(row));
     // Where each row of the outcome comes from: (0, row of the day) or (1, row of the table).
     let mut sources = Vec::with_capacity(day.rows());
     let pass_over = |row: usize, changes: &mut Changes, sources: &mut Vec<(usize, usize)>| {

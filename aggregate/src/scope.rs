@@ -5,7 +5,8 @@
 //!                                          ├─ compaction ─────────► none
 //!                                          └─ rows taken away, or the log is cleaned up that far ──► all
 //! watermark, then and now ─────────────────► days that became final in between
-//! another calendar, other definitions ─────► all
+//! an organisation counts its days otherwise ► all days, of that organisation
+//! other definitions ───────────────────────► all
 //! a day changed what a later one takes from it (first day, plan) ──► all days after it
 //! ```
 //!
@@ -40,8 +41,16 @@ const READ_AT_ONCE: usize = 8;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Who {
     Everyone,
+    These(Arc<These>),
+}
+
+/// People who are named, and whole organisations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct These {
     /// People with these keys, in whichever organisation.
-    These(Arc<BTreeSet<String>>),
+    pub(crate) people: BTreeSet<String>,
+    /// Everyone of these organisations.
+    pub(crate) orgs: BTreeSet<String>,
 }
 
 /// Days to compute.
@@ -107,20 +116,41 @@ impl New {
         let first_us = file.min_time_us("event_time").unwrap_or(i64::MIN);
         let last_us = file.max_time_us("event_time").unwrap_or(i64::MAX);
         for day in days_of(zones, date, first_us, last_us)? {
-            self.days.entry(day).and_modify(|known| known.add(who)).or_insert_with(|| who.clone());
+            self.add(day, who);
         }
         Ok(())
+    }
+
+    /// Adds people of a day.
+    pub(crate) fn add(&mut self, day: Date, who: &Who) {
+        self.days.entry(day).and_modify(|known| known.add(who)).or_insert_with(|| who.clone());
     }
 }
 
 impl Who {
-    fn of(people: BTreeSet<String>) -> Self {
-        if people.len() > PEOPLE_MAX { Self::Everyone } else { Self::These(Arc::new(people)) }
+    fn of(these: These) -> Self {
+        if these.people.len() > PEOPLE_MAX { Self::Everyone } else { Self::These(Arc::new(these)) }
+    }
+
+    /// Everyone of some organisations.
+    pub(crate) fn of_orgs(orgs: BTreeSet<String>) -> Self {
+        Self::of(These { orgs, ..These::default() })
+    }
+
+    /// Whether a person is one of them.
+    pub(crate) fn has(&self, org: &str, user: &str) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::These(these) => these.people.contains(user) || these.orgs.contains(org),
+        }
     }
 
     fn add(&mut self, others: &Self) {
+        let both = |these: &BTreeSet<String>, others: &BTreeSet<String>| these.union(others).cloned().collect();
         *self = match (&*self, others) {
-            (Self::These(these), Self::These(others)) => Self::of(these.union(others).cloned().collect()),
+            (Self::These(these), Self::These(others)) => {
+                Self::of(These { people: both(&these.people, &others.people), orgs: both(&these.orgs, &others.orgs) })
+            }
             _ => Self::Everyone,
         };
     }
@@ -145,7 +175,7 @@ async fn look_into(table: &Table, file: DataFile) -> Result<(DataFile, Who, i64)
             last = Some(key);
         }
     }
-    Ok((file, Who::of(people), newest_us))
+    Ok((file, Who::of(These { people, ..These::default() }), newest_us))
 }
 
 /// Latest `recorded_time` of all events (µs); `None` where there are none.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::{
     Error, Result,
     revise::{FINAL, PROVISIONAL},
-    run::events_app_id,
+    steps::events_app_id,
 };
 
 /// How far the rollup is.

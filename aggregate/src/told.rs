@@ -15,10 +15,11 @@ use schemas::{
 
 use crate::{
     Result,
+    attempt::{NEW_EVENTS, ORG_REASONS_METRIC, REASON_METRIC},
     feed::{Day, Side},
     revise::{FINAL, RESTATED},
-    run::{EVENTS_APP_PREFIX, NEW_EVENTS, REASON_METRIC},
     standing::{sorted, write},
+    steps::EVENTS_APP_PREFIX,
 };
 
 /// The reason of new events that make rows final and change none.
@@ -49,7 +50,8 @@ impl Revision {
         day: Day,
         (knows_before, knows_after): (bool, bool),
     ) -> Self {
-        let of_run = version.metrics[REASON_METRIC].as_str().unwrap_or(UNKNOWN_REASON);
+        let of_org = version.metrics[ORG_REASONS_METRIC][&org].as_str();
+        let of_run = of_org.or_else(|| version.metrics[REASON_METRIC].as_str()).unwrap_or(UNKNOWN_REASON);
         let is_settled = day.added + day.changed + day.removed == 0 && knows_before && knows_after;
         let reason = match of_run {
             NEW_EVENTS if is_settled => SETTLED,

@@ -184,7 +184,7 @@ impl<'a> Walk<'a> {
         if new_user {
             self.end_person();
             set(&mut self.user, user);
-            self.passed_over = matches!(self.who, Who::These(people) if !people.contains(user));
+            self.passed_over = !self.who.has(org, user);
         }
         if new_org {
             set(&mut self.org, org);

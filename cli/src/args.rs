@@ -265,6 +265,7 @@ Examples:
   daybook rollup rebuild --dry-run              say what a rebuild of all days would change
   daybook rollup rebuild --from 2026-05-01      from that day on
   daybook rollup rebuild --from 2026-05-01 --to 2026-05-01
+  daybook rollup rebuild --org acme             one organisation's days, and nobody else's
 
 A row that changes gets a new revision; a final one becomes restated.")]
 pub(crate) struct RebuildArgs {
@@ -274,6 +275,9 @@ pub(crate) struct RebuildArgs {
     /// Last day [default: the last there is]
     #[arg(long, value_name = "DATE")]
     pub(crate) to: Option<jiff::civil::Date>,
+    /// Of this organisation alone [default: of all]
+    #[arg(long, value_name = "ORG")]
+    pub(crate) org: Option<schemas::OrgId>,
     /// Say what would change, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

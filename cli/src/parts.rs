@@ -2,11 +2,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use aggregate::{Calendars, OrgCalendar, OrgDays};
+use aggregate::{Calendars, Lease, OrgCalendar, OrgDays};
 use async_trait::async_trait;
 use directory::Directory;
 use ingest::log::{EmbeddedLog, KafkaLog, Log};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lake::Lake;
 
 use crate::{
@@ -87,5 +87,35 @@ pub(crate) struct DirectoryCalendars(pub(crate) Directory);
 impl Calendars for DirectoryCalendars {
     async fn calendar(&self) -> Result<OrgCalendar, Box<dyn std::error::Error + Send + Sync>> {
         Ok(calendar(&self.0).await?)
+    }
+}
+
+/// The directory knows which aggregator works on the tables of a lake.
+pub(crate) struct DirectoryLease {
+    directory: Directory,
+    name: String,
+    /// This process, to tell it from others.
+    holder: String,
+}
+
+impl DirectoryLease {
+    pub(crate) fn new(directory: Directory, lake_url: &str) -> Self {
+        let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
+        Self { directory, name: format!("rollup of {lake_url}"), holder }
+    }
+}
+
+#[async_trait]
+impl Lease for DirectoryLease {
+    async fn hold(
+        &self,
+        now: Timestamp,
+        time_to_live: SignedDuration,
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.directory.hold_lease(&self.name, &self.holder, now, time_to_live).await?)
+    }
+
+    async fn release(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.directory.release_lease(&self.name, &self.holder).await?)
     }
 }

@@ -21,8 +21,8 @@ pub static REVISION_COLUMNS: &[Column] = &[
         "reason",
         ColumnType::Text,
         false,
-        "events, late_events (the day was final), settled (it became final as it was), definitions (another time zone, lateness or definition), \
-         erasure (events were removed, or their log does not reach back), rebuild, first (the first rollup) or unknown (another writer).",
+        "events, late_events (the day was final), settled (it became final as it was), calendar (the organisation has another time zone or \
+         lateness), definitions (others of the measures, or of days by default), erasure (events were removed, or their log does not reach back), rebuild, first (the first rollup) or unknown (another writer).",
     ),
     column(
         "state_before",

@@ -25,9 +25,9 @@ use serde_json::json;
 use super::{Done, Mode, Read, Tally, snapshot};
 use crate::{
     Error, Result,
+    attempt::ATTEMPTS_MAX,
     calendar::next,
     definition::{DEFINITION_APP_ID, digest},
-    run::ATTEMPTS_MAX,
     standing::{standing, write},
     values::DECIMAL_MAX,
 };

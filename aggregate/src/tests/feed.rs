@@ -179,8 +179,8 @@ async fn each_change_of_a_day_has_its_reason() {
             "3 06-04 events: NULL 0 -> provisional 1",
             "4 06-01 late_events: final 2 -> restated 3",
             "5 06-01 late_events: restated 3 -> restated 4",
-            "6 06-01 definitions: restated 4 -> restated 4",
-            "6 06-04 definitions: provisional 1 -> provisional 1",
+            "6 06-01 calendar: restated 4 -> restated 4",
+            "6 06-04 calendar: provisional 1 -> provisional 1",
             "7 06-04 erasure: provisional 1 -> NULL 0",
         ]
     );

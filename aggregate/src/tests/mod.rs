@@ -8,6 +8,7 @@ mod feed;
 mod meaning;
 mod naive;
 mod refresh;
+mod serve;
 mod table;
 mod walk;
 

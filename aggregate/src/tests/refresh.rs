@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{Memory, OrgCalendar, OrgDays, Rebuild, rebuild, refresh, run, verify};
 
+const ORGS: [&str; 2] = ["acme", "beta"];
 const ZONES: [&str; 4] = ["UTC", "America/New_York", "Asia/Kathmandu", "Pacific/Apia"];
 const KINDS: [&str; 9] = [
     "prompt.submitted",
@@ -45,8 +46,10 @@ enum Step {
     Compact,
     /// A file with its rows taken away.
     Erase(usize),
-    /// Another zone for the first organisation.
-    Zone(usize),
+    /// Another zone and lateness for an organisation.
+    Calendar(usize, usize, u32),
+    /// One organisation's days computed again, all or from a day on.
+    Rebuild(usize, Option<i8>),
     /// Teams with these members.
     Teams(Vec<Member>),
     /// A new process.
@@ -61,7 +64,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..4_usize).prop_map(Step::Copies),
         2 => Just(Step::Compact),
         1 => (0..8_usize).prop_map(Step::Erase),
-        1 => (0..ZONES.len()).prop_map(Step::Zone),
+        2 => (0..2_usize, 0..ZONES.len(), prop::sample::select(vec![0_u32, 48, 48, 200]))
+            .prop_map(|(org, zone, hours)| Step::Calendar(org, zone, hours)),
+        1 => (0..2_usize, prop::option::of(1..7_i8)).prop_map(|(org, from)| Step::Rebuild(org, from)),
         1 => prop::collection::vec((0..3_usize, 0..2_usize, 0..4_i64, prop::option::of(3..6_i64)), 0..4).prop_map(Step::Teams),
         2 => Just(Step::Restart),
     ]
@@ -141,7 +146,7 @@ impl World {
                             ("install_id", Val::T(format!("laptop {user}"))),
                             ("sequence", Val::I(*ids)),
                         ];
-                        event(["acme", "beta"][*org], &format!("user {user}"), time, *ids, KINDS[*kind], &more)
+                        event(ORGS[*org], &format!("user {user}"), time, *ids, KINDS[*kind], &more)
                     })
                     .collect();
                 let files = self.write(&fresh).await;
@@ -164,7 +169,7 @@ impl World {
                 set_members(&self.lake, members).await;
                 self.members = Some(members.clone());
             }
-            Step::Erase(_) | Step::Zone(_) | Step::Restart => {}
+            Step::Erase(_) | Step::Calendar(..) | Step::Rebuild(..) | Step::Restart => {}
         }
     }
 }
@@ -172,28 +177,38 @@ impl World {
 /// After each step that says so, and the last, a run.
 async fn plays_out(steps: &[(Step, bool)]) {
     let (mut world, mut twin) = (World::new().await, World::new().await);
-    let (mut memory, mut zone, mut ids, mut twin_ids) = (Memory::default(), "UTC", 0, 0);
+    let (mut memory, mut ids, mut twin_ids) = (Memory::default(), 0, 0);
+    let (mut calendar, mut zones) = (OrgCalendar::default(), naive::Zones::new());
     let mut journal = Journal::default();
     for (number, (step, runs)) in steps.iter().enumerate() {
         world.step(step, &mut ids).await;
         twin.step(step, &mut twin_ids).await;
         match step {
-            Step::Zone(index) => zone = ZONES[*index],
+            Step::Calendar(org, zone, hours) => {
+                let (org, zone) = (ORGS[*org], ZONES[*zone]);
+                calendar.set(&org.parse().expect("an id"), OrgDays::new(zone, *hours).expect("a zone"));
+                zones.insert(org.into(), zone.into());
+            }
             Step::Restart => memory = Memory::default(),
             _ => {}
         }
         if !runs && number + 1 < steps.len() {
             continue;
         }
-        let calendar =
-            OrgCalendar::default().with(&"acme".parse().expect("an id"), OrgDays::new(zone, 48).expect("a zone"));
         let now = jiff::Timestamp::from_microsecond(us(NOON) + number as i64 * HOUR).expect("a time");
         let mut of_another = Memory::default();
         let memory = if matches!(step, Step::Elsewhere(_)) { &mut of_another } else { &mut memory };
-        let report = refresh(&world.lake, &calendar, now, &(), memory).await.expect("the store works");
+        let report = match step {
+            Step::Rebuild(org, from) => {
+                let from = from.map(|day| jiff::civil::date(2026, 6, day));
+                let rebuilt = Rebuild { from, org: Some(ORGS[*org].parse().expect("an id")), ..Rebuild::default() };
+                rebuild(&world.lake, &calendar, now, &(), &rebuilt).await
+            }
+            _ => refresh(&world.lake, &calendar, now, &(), memory).await,
+        };
+        let report = report.expect("the store works");
         rebuild(&twin.lake, &calendar, now, &(), &Rebuild::default()).await.expect("the store works");
         let rows = rows_of_table(&world.lake).await;
-        let zones = naive::Zones::from([("acme".into(), zone.into())]);
         assert_same(&rows, &naive::rollup(&world.events(), &zones));
         assert_broken_down(&world.lake, &world.events(), &zones).await;
         assert_eq!(rows, rows_of_table(&twin.lake).await, "with its history");
@@ -262,6 +277,34 @@ async fn it_costs_the_days_that_are_touched() {
 }
 
 #[tokio::test]
+async fn it_costs_the_organisation_that_is_touched() {
+    let (mut world, mut calendar) = (World::new().await, OrgCalendar::default());
+    let (acme, now) = ("acme".parse().expect("an id"), NOON.parse().expect("a time"));
+    let of = |org: &'static str, day: i64| {
+        let more = [("product", t("kiro"))];
+        event(org, "ada", us(NOON) + 24 * HOUR * day, day, "prompt.submitted", &more)
+    };
+    let events: Vec<Ev> = (0..10).flat_map(|day| [of("acme", day), of("beta", day), of("gamma", day)]).collect();
+    let files = world.write(&events).await;
+    world.commit(files, vec![], true).await;
+    let mut memory = Memory::default();
+    let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+    assert_eq!((report.events, report.people), (30, 3));
+    calendar.set(&acme, OrgDays::new("Asia/Tokyo", 48).expect("a zone"));
+    let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+    assert_eq!((report.events, report.people), (10, 3), "another zone");
+    calendar.set(&"delta".parse().expect("an id"), OrgDays::default());
+    let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
+    assert_eq!((report.events, report.rows), (0, 30), "a new organisation that has no events");
+    let rebuilt = Rebuild { org: Some("beta".parse().expect("an id")), ..Rebuild::default() };
+    let report = rebuild(&world.lake, &calendar, now, &(), &rebuilt).await.expect("the store works");
+    assert_eq!((report.events, report.rows_changed, report.rows), (10, 0, 30), "a rebuild of one");
+    calendar.set(&acme, OrgDays::default());
+    let report = refresh(&world.lake, &calendar, now, &(), &mut Memory::default()).await.expect("the store works");
+    assert_eq!((report.events, report.people), (10, 3), "back to the default");
+}
+
+#[tokio::test]
 async fn a_day_computed_for_others_is_one_left_as_it_is() {
     // Both at once: a person of the second organisation gets an earlier first day, and one of the first an event on the day after.
     let known = Step::Events(vec![(1, 1, 84, 0, 0)]);
@@ -292,7 +335,7 @@ async fn a_rebuild_mends_and_verify_tells() {
     table.commit(&mut snapshot.head(), change).await.expect("the store works");
     assert_eq!(differences(&world.lake).await, (1, 0, 0, 0));
     let first = Some("2026-06-01".parse().expect("a date"));
-    let dry = Rebuild { from: first, to: first, dry_run: true };
+    let dry = Rebuild { from: first, to: first, dry_run: true, org: None };
     let would = rebuild(&world.lake, &calendar, now, &(), &dry).await.expect("the store works");
     assert_eq!((would.rows_added, would.table_version), (1, None));
     assert_eq!(differences(&world.lake).await, (1, 0, 0, 0), "a dry run mends nothing");

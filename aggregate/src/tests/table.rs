@@ -6,11 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use futures::TryStreamExt as _;
-use jiff::{SignedDuration, Timestamp, civil::Date};
+use jiff::{Timestamp, civil::Date};
 use lake::{Change, DataFile, Lake, testing::FaultyStore};
 use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
 use schemas::{EVENTS, breakdown, rollup::ROLLUP_DAILY};
@@ -24,8 +23,9 @@ use super::{
     rows_of_table, sort, t, us, utc_date,
 };
 use crate::{
-    Memory, Metrics, OrgCalendar, OrgDays, Progress, RunReport, Settings,
+    Memory, OrgCalendar, OrgDays, Progress, RunReport,
     derive::{Mode, derive},
+    memory::LOOKS_MAX,
     refresh, roll_up, run, status,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn lake() -> Lake {
 }
 
 /// Adds events as files, one per UTC date, and removes `remove`, in one commit.
-async fn ingest(lake: &Lake, events: &[Ev], remove: Vec<DataFile>) -> Vec<DataFile> {
+pub(super) async fn ingest(lake: &Lake, events: &[Ev], remove: Vec<DataFile>) -> Vec<DataFile> {
     let table = lake.table(&EVENTS);
     let mut head = table.create_if_missing().await.expect("the store works");
     let mut days: BTreeMap<Date, Vec<Ev>> = BTreeMap::new();
@@ -76,7 +76,7 @@ fn zones(zone: &str) -> Zones {
 }
 
 /// Two people in each of two organisations over six days, some events twice.
-fn some_events() -> Vec<Ev> {
+pub(super) fn some_events() -> Vec<Ev> {
     let kinds = ["prompt.submitted", "model.completed", "subscription.changed", "usage.metered", "tool.completed"];
     let mut events = Vec::new();
     for index in 0..240_i64 {
@@ -328,7 +328,7 @@ async fn a_run_that_finds_nothing_new_looks_at_the_ends_of_logs() {
     while let Some(object) = objects.try_next().await.expect("it is in memory") {
         memory_store.delete(&object.location).await.expect("it is in memory");
     }
-    for _ in 0..40 {
+    for _ in 0..=LOOKS_MAX {
         again().await;
     }
     assert_eq!(rows_of_table(&lake).await.len() as u64, first.rows + 1);
@@ -357,29 +357,4 @@ async fn progress_is_told() {
     let told = Told::default();
     let report = run(&lake, &OrgCalendar::default(), Timestamp::UNIX_EPOCH, &told).await.expect("the store works");
     assert_eq!((told.planned.into_inner(), told.days.into_inner()), (report.days_read, report.days_read));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_service_follows_the_table_until_shutdown() {
-    let lake = lake();
-    let registry = prometheus::Registry::new();
-    let metrics = Metrics::register(&registry).expect("an empty registry");
-    let shutdown = tokio_util::sync::CancellationToken::new();
-    let calendars = Arc::new(OrgCalendar::default());
-    let clock = || Timestamp::UNIX_EPOCH;
-    let service = crate::serve(lake.clone(), calendars, Settings::default(), clock, metrics, shutdown.clone());
-    let service = tokio::spawn(service);
-    for part in some_events().chunks(100) {
-        ingest(&lake, part, vec![]).await;
-        while !status(&lake).await.expect("the store works").is_current() {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-    shutdown.cancel();
-    service.await.expect("no panic").expect("no fault in its settings");
-    let mut families = registry.gather().into_iter();
-    let changed =
-        families.find(|family| family.name() == "daybook_aggregate_days_changed_total").expect("it is registered");
-    assert!(changed.get_metric()[0].get_counter().get_value() > 0.0);
-    assert_eq!(Settings { interval: SignedDuration::ZERO }.faults().len(), 1);
 }

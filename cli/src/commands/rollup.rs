@@ -25,8 +25,15 @@ pub(crate) async fn run(args: &RollupArgs, sources: &Sources, now: Timestamp) ->
             if args.from.zip(args.to).is_some_and(|(from, to)| from > to) {
                 return Err(Fault::usage("--from is later than --to").help("give the earlier day first"));
             }
-            let calendar = calendar(&config).await?;
-            let rebuild = Rebuild { from: args.from, to: args.to, dry_run: args.dry_run };
+            let directory = parts::directory(&config).await?;
+            if let Some(org) = &args.org
+                && !directory.orgs().await.during("cannot list the organisations")?.iter().any(|known| known.id == *org)
+            {
+                let fault = Fault::usage(format!("there is no organisation `{org}`"));
+                return Err(fault.help("`daybook org list` shows the organisations"));
+            }
+            let calendar = parts::calendar(&directory).await?;
+            let rebuild = Rebuild { from: args.from, to: args.to, org: args.org.clone(), dry_run: args.dry_run };
             let report = timed(async |bar| aggregate::rebuild(&lake, &calendar, now, bar, &rebuild).await).await?;
             print(fields(&report)?, args.output.format)
         }

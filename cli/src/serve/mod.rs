@@ -191,10 +191,16 @@ impl Service {
         let metrics =
             aggregate::Metrics::register(&self.parts.registry).during("cannot set up the rollup's metrics")?;
         let calendars = Arc::new(parts::DirectoryCalendars(self.parts.directory.clone()));
-        let (lake, settings, stopping) = (self.parts.lake.clone(), config.aggregate.clone(), self.stopping.clone());
-        self.roles.spawn(async move {
-            aggregate::serve(lake, calendars, settings, parts::now, metrics, stopping).await.during("the rollup failed")
-        });
+        let service = aggregate::Service {
+            lake: self.parts.lake.clone(),
+            calendars,
+            lease: Arc::new(parts::DirectoryLease::new(self.parts.directory.clone(), &config.lake.url)),
+            settings: config.aggregate.clone(),
+            clock: parts::now,
+            metrics,
+        };
+        let stopping = self.stopping.clone();
+        self.roles.spawn(async move { service.run(stopping).await.during("the rollup failed") });
         Ok(())
     }
 
