@@ -72,9 +72,13 @@ fn main() -> ExitCode {
         ["faults", rest @ ..] => return end(with_parts(|| run_binary("daybook-e2e", "faults", rest))),
         ["claude"] => return end(Part::Claude.install() && with_parts(|| run_binary("daybook-e2e", "claude", &[]))),
         ["bench", name, rest @ ..] if benches().iter().any(|bench| bench == name) => {
-            // Only this one has peers that the tests do without (1 GB from PyPI and Maven Central).
-            let alone = *name != "ingest" || rest.windows(2).any(|pair| pair == ["--peers", "none"]);
-            return end((alone || Part::Peers.install()) && with_parts(|| run_binary("daybook-benches", name, rest)));
+            // Peers that the tests do without: 1 GB from PyPI and Maven Central, or from PyPI alone.
+            let peers = match *name {
+                "ingest" if !rest.windows(2).any(|pair| pair == ["--peers", "none"]) => Some(Part::Peers),
+                "rollup" => Some(Part::Engines),
+                _ => None,
+            };
+            return end(peers.is_none_or(Part::install) && with_parts(|| run_binary("daybook-benches", name, rest)));
         }
         ["bench", ..] => {
             eprintln!(

@@ -1,7 +1,7 @@
 //! Real parts: a Kafka broker, an S3 server, a Python with other engines, the peers of the benches, the Claude Code CLI.
 //!
-//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv` or
-//! `.venv-peers` (what the peers need and what the tests need may exclude each other). An
+//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv`, or
+//! `.venv-peers` and `.venv-engines` (what peers need and what the tests need may exclude each other). An
 //! installation leaves a stamp of what it was made from, so that a second one does nothing and a changed pin takes effect.
 //! Tests start servers of their own on free ports; `up` and `down` are for work by hand.
 
@@ -20,6 +20,7 @@ pub(crate) enum Part {
     S3,
     Python,
     Peers,
+    Engines,
     Claude,
 }
 
@@ -34,6 +35,7 @@ impl Part {
             "s3" => Self::S3,
             "python" => Self::Python,
             "peers" => Self::Peers,
+            "engines" => Self::Engines,
             "claude" => Self::Claude,
             _ => return None,
         })
@@ -45,6 +47,7 @@ impl Part {
             Self::S3 => "s3",
             Self::Python => "python",
             Self::Peers => "peers",
+            Self::Engines => "engines",
             Self::Claude => "claude",
         }
     }
@@ -57,6 +60,7 @@ impl Part {
     pub(crate) fn install(self) -> bool {
         match self {
             Self::Python => install_python("e2e/parts/requirements.txt"),
+            Self::Engines => install_into(".venv-engines", "benches/peers/engines/requirements.txt"),
             Self::Peers => {
                 succeeds(self.script().arg("install")) && install_into(".venv-peers", "benches/peers/requirements.txt")
             }
@@ -84,20 +88,21 @@ impl Part {
         match self {
             Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
             Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
-            Self::Python | Self::Peers | Self::Claude => &mut command,
+            Self::Python | Self::Peers | Self::Engines | Self::Claude => &mut command,
         };
         command
     }
 }
 
 /// Where the e2e tests, the faults and the benches find the parts; those of [`Part::FOR_TESTS`] first, in order.
-pub(crate) fn environment() -> [(&'static str, PathBuf); 5] {
+pub(crate) fn environment() -> [(&'static str, PathBuf); 6] {
     [
         ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
         ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
         ("DAYBOOK_E2E_PYTHON", venv("python")),
         ("DAYBOOK_PEERS_PYTHON", root().join(".venv-peers/bin/python")),
         ("DAYBOOK_PEERS_SPARK_JARS", root().join(".parts/spark")),
+        ("DAYBOOK_ENGINES_PYTHON", root().join(".venv-engines/bin/python")),
     ]
 }
 
