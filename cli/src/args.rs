@@ -292,6 +292,7 @@ Examples:
   daybook query \"SELECT cause, count(*) FROM dead_letters GROUP BY cause\" --format csv
   daybook query \"DESCRIBE events\"
   daybook query - < question.sql
+  DAYBOOK_KEY=dbk_… daybook query --url https://daybook.example.com \"SELECT * FROM org_daily\"
 
 Tables: events (every accepted event, client retries too), rollup_daily (one row per person, client
 and day), model_daily, tool_daily, feature_daily and language_daily (the same by one thing more),
@@ -299,14 +300,20 @@ rollup_revisions (what changed in the rollup, when and why), org_daily, active_u
 licence_state and more that follow from it, dead_letters (what could not become an event).
 SHOW TABLES lists them; column_comments says what their columns mean.
 
-Statements that would change something are refused. It reads the lake itself, whatever organisation:
-over HTTP, keys confine readers to their own.
+Statements that would change something are refused. Without --url it reads the lake itself, whatever
+organisation; with it, a query service answers, of the organisation that the key is for.
 
 Exit codes: 0 done, 1 failed, 2 the SQL or the configuration is wrong.")]
 pub(crate) struct QueryArgs {
     /// One SELECT, EXPLAIN, SHOW or DESCRIBE; - reads it from standard input
     #[arg(value_name = "SQL|-")]
     pub(crate) sql: String,
+    /// Ask this query service [default: read the lake]
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<url::Url>,
+    /// Read key for --url. Other users of this machine can see options: prefer the environment variable
+    #[arg(long, value_name = "KEY", env = "DAYBOOK_KEY", hide_env_values = true)]
+    pub(crate) key: Option<String>,
     #[command(flatten)]
     pub(crate) output: Output,
 }

@@ -4,48 +4,48 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch, StringArray},
-    datatypes::{Field, Schema},
+    datatypes::{DataType, Field, Schema},
 };
 use schemas::{
-    Column, ColumnType, TableSpec,
-    rollup::{DEFINITION_VERSION, Measure, MeasureType, Op, ROLLUP_DAILY, columns, measures},
+    TableSpec,
+    rollup::{DEFINITION_VERSION, Measure, MeasureType, Op, measures},
 };
 use serde_json::{Value, json};
 
-fn type_name(column_type: ColumnType) -> &'static str {
-    match column_type {
-        ColumnType::Text => "text",
-        ColumnType::Int => "int64",
-        ColumnType::Int32 => "int32",
-        ColumnType::Bool => "bool",
-        ColumnType::Decimal => "decimal(20,6)",
-        ColumnType::Time => "timestamp",
-        ColumnType::Date => "date",
-        ColumnType::Binary => "binary",
+fn type_name(data_type: &DataType) -> &'static str {
+    match data_type {
+        DataType::Int64 => "int64",
+        DataType::Int32 => "int32",
+        DataType::Boolean => "bool",
+        DataType::Decimal128(..) => "decimal(20,6)",
+        DataType::Timestamp(..) => "timestamp",
+        DataType::Date32 => "date",
+        DataType::Binary => "binary",
+        _ => "text",
     }
 }
 
-/// The unit that a comment ends with, `…[ms].`.
-fn unit(column: &Column) -> Option<&'static str> {
-    let (_, rest) = column.comment.rsplit_once('[')?;
+/// The unit in a comment, `…[ms].` or `…[rows]; null where …`.
+fn unit(comment: &str) -> Option<&str> {
+    let (_, rest) = comment.rsplit_once('[')?;
     Some(rest.split_once(']')?.0)
 }
 
-/// Every column of `rollup_daily`: name, type, unit, meaning; of a measure also how it is made and from which families.
-#[must_use]
-pub fn catalogue() -> Value {
-    let columns = columns().iter().map(|column| {
+/// Every column of a table: name, type, unit, meaning; of a measure also how it is made and from which families.
+pub(crate) fn catalogue_of(spec: &TableSpec, about: &str) -> Value {
+    let schema = spec.schema();
+    let columns = schema.fields().iter().map(|field| {
+        let comment = field.metadata().get("comment").map(String::as_str).unwrap_or_default();
         let mut entry = json!({
-            "name": column.name,
-            "type": type_name(column.column_type),
-            "nullable": column.nullable,
-            "unit": unit(column),
-            "comment": column.comment,
+            "name": field.name(),
+            "type": type_name(field.data_type()),
+            "nullable": field.is_nullable(),
+            "unit": unit(comment),
+            "comment": comment,
         });
-        if let Some(measure) = measures().iter().find(|measure| measure.name == column.name) {
-            let Measure { measure_type, unit, families, version, comment, op, .. } = measure;
+        if let Some(measure) = measures().iter().find(|measure| measure.name == *field.name()) {
+            let Measure { measure_type, unit, families, version, op, .. } = measure;
             entry["unit"] = json!(unit);
-            entry["comment"] = json!(comment);
             entry["measure"] = json!({
                 "type": match measure_type { MeasureType::Int => "int", MeasureType::Decimal => "decimal" },
                 "aggregation": match op { Op::Count => "count", Op::Sum => "sum", Op::Distinct => "distinct" },
@@ -55,10 +55,12 @@ pub fn catalogue() -> Value {
         }
         entry
     });
+    let key: Vec<&str> = spec.sort_columns.iter().copied().chain(spec.partition_column).collect();
     json!({
-        "table": ROLLUP_DAILY.name,
+        "table": spec.name,
+        "comment": about,
         "definition_version": DEFINITION_VERSION,
-        "key": ["org_id", "activity_date", "user_key", "product", "client_type"],
+        "key": key,
         "null": "a measure is null where the client does not report it, and 0 where it reported none",
         "columns": columns.collect::<Vec<_>>(),
     })

@@ -1,7 +1,7 @@
 //! Tables to people: the query service and the SQL of `daybook query`.
 //!
 //! ```text
-//!   GET /v1/rollups/daily          daybook query "SELECT …"
+//!   GET /v1/rollups/daily, …       daybook query "SELECT …"
 //!            │                               │
 //!          http: credential, parameters,    sql: statements that only read
 //!            │   cursor, ETag, limits        │
@@ -30,9 +30,8 @@ mod settings;
 pub mod sql;
 
 pub use catalog::{Access, Catalog, Pinned, session};
-pub use columns::catalogue;
 pub use error::{Error, Result};
-pub use http::{Query, ROUTES, router};
+pub use http::{Query, public_routes, router, routes};
 pub use settings::{Limits, Settings};
 pub use sql::sql;
 

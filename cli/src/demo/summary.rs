@@ -71,7 +71,7 @@ Serving on http://{address} (Ctrl-C ends it); the data is in {dir_text} ({fate})
 
   health      http://{address}/healthz   http://{address}/readyz   http://{address}/metrics
   rollups     http://{address}/v1/rollups/daily
-  catalogue   http://{address}/v1/rollups/daily/schema
+  API         http://{address}/v1/docs
   events      POST http://{address}/v1/events; OTLP/HTTP at http://{address}
 
 The rollup of `{org}`, over HTTP:

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 
 /// Format of the JSON; another one is refused, not guessed.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Bytes of the tag that are kept (RFC 2104 §5 allows half).
 const TAG_BYTES: usize = 16;
 /// Longest cursor [characters]: a key of four texts within their limits is far below.
@@ -31,14 +31,14 @@ pub(super) struct Cursor {
     pub(super) version: i64,
     /// Key of the last row of the page before.
     #[serde(rename = "k")]
-    pub(super) after: [String; 4],
+    pub(super) after: Vec<String>,
     /// Digest of the parameters.
     #[serde(rename = "p")]
     pub(super) parameters: String,
 }
 
 impl Cursor {
-    pub(super) fn new(table_id: &str, version: i64, after: [String; 4], parameters: &str) -> Self {
+    pub(super) fn new(table_id: &str, version: i64, after: Vec<String>, parameters: &str) -> Self {
         Self { v: FORMAT, table_id: table_id.to_owned(), version, after, parameters: parameters.to_owned() }
     }
 
@@ -128,7 +128,7 @@ mod tests {
     fn only_what_was_sealed_opens() {
         let key = [7; 32];
         let after = ["2026-01-02", "email:käse@example.org", "kiro", "ide"].map(str::to_owned);
-        let cursor = Cursor::new("table", 12, after, "digest");
+        let cursor = Cursor::new("table", 12, after.into(), "digest");
         let text = cursor.seal(&key, &org("acme"));
         assert_eq!(Cursor::open(&text, &key, &org("acme")).expect("opens"), cursor);
         assert!(Cursor::open(&text, &key, &org("globex")).is_err());

@@ -1,17 +1,23 @@
 //! The REST API.
 //!
 //! ```text
-//! request ─► finish: request id, span, metrics ─► auth ─► params ─► admit ─► rollups ─► body
+//! request ─► finish: request id, span, metrics ─► auth ─► params ─► admit ─► rows ─► body
+//!                                                              ▲
+//!                              resources, as data ─────────────┴──► routes, OpenAPI document
 //! ```
 
+mod ask;
 mod auth;
 pub(crate) mod body;
 mod cursor;
+mod docs;
 mod metrics;
 mod negotiate;
+mod openapi;
 mod params;
 mod problem;
-mod rollups;
+pub(crate) mod resources;
+mod rows;
 
 use std::{
     sync::{
@@ -22,12 +28,12 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue},
+    http::{HeaderName, HeaderValue, header},
     middleware::{self, Next},
-    response::Response,
-    routing::{MethodRouter, get},
+    response::{Html, Response},
+    routing::{MethodRouter, get, post},
 };
 use datafusion::prelude::SessionContext;
 use directory::Directory;
@@ -40,20 +46,63 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use self::{metrics::Metrics, problem::Problem};
-use crate::{Catalog, Result, Settings};
+use self::{metrics::Metrics, problem::Problem, resources::resources};
+use crate::{Catalog, Result, Settings, columns::catalogue_of};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Every route, as a path.
-pub const ROUTES: [&str; 2] = ["/v1/rollups/daily", "/v1/rollups/daily/schema"];
+/// What every column of every table means.
+const METRICS: &str = "/v1/metrics";
+/// This API, described for programs; for whoever asks.
+const OPENAPI: &str = "/v1/openapi.json";
+/// This API, described for people; for whoever asks.
+const DOCS: &str = "/v1/docs";
 
-fn route(path: &str) -> MethodRouter<Query> {
-    match path {
-        "/v1/rollups/daily" => get(rollups::daily),
-        "/v1/rollups/daily/schema" => get(rollups::schema),
-        other => unreachable!("{other} is in ROUTES and has no handler"),
+/// SQL over the tables.
+pub(crate) const SQL: &str = "/v1/sql";
+
+/// Every route that asks for a credential: its path, and what answers.
+fn handlers() -> Vec<(&'static str, MethodRouter<Query>)> {
+    let metrics = get(async |query, uri, headers| rows::fixed(query, uri, headers, metric_catalogue).await);
+    let mut handlers = vec![(METRICS, metrics)];
+    for resource in resources() {
+        let read = get(async |query, uri, headers| rows::read(resource, query, uri, headers).await);
+        let schema = get(async |query, uri, headers| rows::schema(resource, query, uri, headers).await);
+        handlers.extend([(resource.path, read), (resource.schema_path.as_str(), schema)]);
     }
+    let read = handlers.into_iter().map(|(path, handler)| (path, handler.fallback(async || Problem::method())));
+    read.chain([(SQL, post(ask::ask).fallback(async || Problem::not_posted()))]).collect()
+}
+
+/// Every route for whoever asks: nothing in the answers depends on any organisation.
+fn public() -> [(&'static str, MethodRouter<Query>); 2] {
+    let policy =
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
+    let document = get(async || Json(openapi::document()));
+    let page = get(async move || ([policy], Html(docs::page())));
+    [(OPENAPI, document), (DOCS, page)].map(|(path, handler)| (path, handler.fallback(async || Problem::method())))
+}
+
+/// Every route, as a path.
+#[must_use]
+pub fn routes() -> Vec<&'static str> {
+    handlers().into_iter().chain(public()).map(|(path, _)| path).collect()
+}
+
+/// Every route for whoever asks, as a path.
+#[must_use]
+pub fn public_routes() -> Vec<&'static str> {
+    public().into_iter().map(|(path, _)| path).collect()
+}
+
+/// What the columns of all resources mean.
+fn metric_catalogue() -> serde_json::Value {
+    let tables = resources().iter().map(|resource| {
+        let mut table = catalogue_of(resource.spec, resource.about);
+        table["path"] = resource.path.into();
+        table
+    });
+    serde_json::json!({ "tables": tables.collect::<Vec<_>>() })
 }
 
 struct Inner {
@@ -151,10 +200,10 @@ impl Query {
     }
 }
 
-/// The routes of [`ROUTES`]; whoever serves them adds health and metrics.
+/// The routes; whoever serves them adds health and metrics.
 pub fn router(state: Query) -> Router {
-    let methods = |path: &'static str| route(path).fallback(async || Problem::method());
-    let routes = ROUTES.iter().fold(Router::new(), |routes, path| routes.route(path, methods(path)));
+    let add = |router: Router<Query>, (path, methods): (&str, MethodRouter<Query>)| router.route(path, methods);
+    let routes = handlers().into_iter().chain(public()).fold(Router::new(), add);
     routes.route_layer(middleware::from_fn_with_state(state.clone(), finish)).with_state(state)
 }
 

@@ -7,9 +7,8 @@ use datafusion::{
     logical_expr::Expr,
 };
 use jiff::civil::Date;
-use schemas::{clients::CLIENT_TYPES, rollup::columns};
 
-use super::problem::Problem;
+use super::{problem::Problem, resources::Resource};
 use crate::formats::Format;
 
 /// Rows of a page, unless `limit` says otherwise.
@@ -17,9 +16,11 @@ pub(super) const DEFAULT_LIMIT: usize = 1000;
 /// Rows of a page, at most; bounds the memory of a request.
 pub(super) const MAX_LIMIT: usize = 10_000;
 /// Values of one filter, at most.
-const MAX_VALUES: usize = 1000;
-/// Parameters of `GET /v1/rollups/daily`.
-const KNOWN: [&str; 9] = ["from", "to", "user", "client_type", "product", "columns", "limit", "cursor", "format"];
+pub(super) const MAX_VALUES: usize = 1000;
+/// Parameters before those by which rows are chosen.
+const DAYS: [&str; 2] = ["from", "to"];
+/// Parameters after them.
+const FORM: [&str; 4] = ["columns", "limit", "cursor", "format"];
 
 /// Decoded pairs of a query string.
 pub(super) struct Pairs(Vec<(String, String)>);
@@ -73,6 +74,14 @@ impl Pairs {
         })
     }
 
+    /// The format asked for.
+    pub(super) fn format(&self) -> Result<Option<Format>, Problem> {
+        let Some(name) = self.one("format")? else { return Ok(None) };
+        let known = || Format::ALL.map(Format::name).join(", ");
+        let problem = || Problem::parameter("format", format!("`format` is one of {}.", known()));
+        Format::from_name(name).map(Some).ok_or_else(problem)
+    }
+
     /// The query string of the next page.
     pub(super) fn with_cursor(&self, cursor: &str) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -123,7 +132,7 @@ impl Filters {
     }
 }
 
-/// What `GET /v1/rollups/daily` was asked.
+/// What a resource was asked.
 pub(super) struct Asked {
     pub(super) pairs: Pairs,
     /// First day, inclusive.
@@ -132,65 +141,61 @@ pub(super) struct Asked {
     pub(super) to: Option<Date>,
     pub(super) filters: Filters,
     /// Columns in the order of the answer.
-    pub(super) columns: Vec<&'static str>,
+    pub(super) columns: Vec<String>,
     pub(super) limit: usize,
     pub(super) cursor: Option<String>,
     pub(super) format: Option<Format>,
 }
 
 impl Asked {
-    pub(super) fn parse(query: Option<&str>) -> Result<Self, Problem> {
-        let pairs = Pairs::parse(query, &KNOWN)?;
+    pub(super) fn parse(resource: &Resource, query: Option<&str>) -> Result<Self, Problem> {
+        let filters = resource.filters.iter().map(|filter| filter.name);
+        let known: Vec<&str> = DAYS.into_iter().chain(filters).chain(FORM).collect();
+        let pairs = Pairs::parse(query, &known)?;
         let (from, to) = (pairs.date("from")?, pairs.date("to")?);
         if let (Some(from), Some(to)) = (from, to)
             && from > to
         {
             return Err(Problem::parameter("from", format!("`from` ({from}) is after `to` ({to}). Swap them.")));
         }
-        let client_types = pairs.many("client_type")?;
-        if client_types.iter().any(|value| !CLIENT_TYPES.contains(&value.as_str())) {
-            let detail = format!("`client_type` is one of {}.", CLIENT_TYPES.join(", "));
-            return Err(Problem::parameter("client_type", detail));
-        }
         let mut filters = Filters::default();
-        filters.restrict("user_key", pairs.many("user")?);
-        filters.restrict("client_type", client_types);
-        filters.restrict("product", pairs.many("product")?);
+        for filter in &resource.filters {
+            let asked = pairs.many(filter.name)?;
+            if let Some(values) = &filter.values
+                && asked.iter().any(|value| !values.contains(&value.as_str()))
+            {
+                let detail = format!("`{}` is one of {}.", filter.name, values.join(", "));
+                return Err(Problem::parameter(filter.name, detail));
+            }
+            filters.restrict(filter.column, asked);
+        }
         let limit = match pairs.one("limit")? {
             None => DEFAULT_LIMIT,
             Some(text) => text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
                 Problem::parameter("limit", format!("`limit` is a whole number from 1 to {MAX_LIMIT}."))
             })?,
         };
-        let format = match pairs.one("format")? {
-            None => None,
-            Some(name) => Some(Format::from_name(name).ok_or_else(|| {
-                let known = Format::ALL.map(Format::name).join(", ");
-                Problem::parameter("format", format!("`format` is one of {known}."))
-            })?),
-        };
+        let format = pairs.format()?;
         let cursor = pairs.one("cursor")?.map(str::to_owned);
-        let columns = asked_columns(&pairs)?;
+        let columns = asked_columns(resource, &pairs)?;
         Ok(Self { from, to, filters, columns, limit, cursor, format, pairs })
     }
 }
 
-fn asked_columns(pairs: &Pairs) -> Result<Vec<&'static str>, Problem> {
-    let mut asked: Vec<&'static str> = Vec::new();
+fn asked_columns(resource: &Resource, pairs: &Pairs) -> Result<Vec<String>, Problem> {
+    let schema = resource.spec.schema();
+    let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut asked: Vec<String> = Vec::new();
     for name in pairs.all("columns").flat_map(|text| text.split(',')) {
-        let Some(column) = columns().iter().find(|column| column.name == name) else {
-            let known: Vec<&str> = columns().iter().map(|column| column.name).collect();
+        if !known.contains(&name) {
             let shown: String = name.chars().take(64).collect();
             let detail = format!("There is no column `{shown}`. Columns: {}.", known.join(", "));
             return Err(Problem::parameter("columns", detail));
-        };
-        if asked.contains(&column.name) {
+        }
+        if asked.iter().any(|before| before == name) {
             return Err(Problem::parameter("columns", format!("Column `{name}` is named twice.")));
         }
-        asked.push(column.name);
+        asked.push(name.to_owned());
     }
-    if asked.is_empty() {
-        asked = columns().iter().map(|column| column.name).collect();
-    }
-    Ok(asked)
+    Ok(if asked.is_empty() { known.into_iter().map(str::to_owned).collect() } else { asked })
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Error, fence::is_gone};
+use crate::{Error, fence::is_gone, sql};
 
 /// Base of the problem types' URIs.
 const BASE: &str = "https://daybook.dev/problems/";
@@ -103,6 +103,24 @@ impl Problem {
             .header("allow", "GET, HEAD")
     }
 
+    /// Another method than POST, for a question that is too long for a URL.
+    pub(super) fn not_posted() -> Self {
+        let detail = "Send the SQL statement as the body of a POST. It changes nothing.";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+            .header("allow", "POST")
+    }
+
+    /// A body that is too long for a statement, or was cut off.
+    pub(super) fn too_long() -> Self {
+        let detail = format!("The body is cut off, or too long: a statement may have {} bytes.", sql::MAX_SQL_BYTES);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "statement-too-long", "Statement too long", detail)
+    }
+
+    /// A statement that cannot be answered as it is.
+    pub(super) fn statement(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid-statement", "Invalid statement", detail)
+    }
+
     /// Too many requests at once.
     pub(super) fn busy() -> Self {
         let detail = "The service answers as many requests as it can at once. Try again shortly.";
@@ -150,6 +168,20 @@ impl Problem {
                 log();
                 Self::internal()
             }
+        }
+    }
+
+    /// `error` while answering a statement, of which its author may know what is wrong with it.
+    pub(super) fn from_sql(error: &Error) -> Self {
+        match error {
+            Error::Refused(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "refused-statement", "Refused statement", format!("{error}."))
+            }
+            Error::Sql(source) => Self::statement(sql::message(source)),
+            Error::Encode(source) => {
+                Self::statement(format!("The rows have no form in this format: {source}. Take another `format`."))
+            }
+            error => Self::from_error(error, false),
         }
     }
 

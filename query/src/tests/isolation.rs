@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use schemas::{EVENTS, rollup::ROLLUP_DAILY};
 
 use super::world::{ORGS, World, org};
-use crate::{Access, ROUTES, formats::Format, sql};
+use crate::{Access, formats::Format, routes, sql};
 
 /// How the names of data files begin.
 const FILE: &str = "part-";
@@ -191,6 +191,22 @@ async fn own_rows_are_all_there() {
 }
 
 #[tokio::test]
+async fn no_sql_over_http_shows_foreign_rows() {
+    let world = World::filled().await;
+    for (own, _) in ORGS {
+        for statement in PROBES.iter().chain(OTHERS) {
+            for format in [Format::Json, Format::Csv] {
+                let answer = world.ask(own, statement, format).await;
+                let text = answer.text();
+                let found = foreign(&text, statement, own);
+                assert!(found.is_empty(), "as {own}, `{statement}` shows {found:?}:\n{text}");
+                assert!(!text.contains(FILE), "as {own}, `{statement}` shows a file:\n{text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn no_route_shows_foreign_rows() {
     let world = World::filled().await;
     let queries = [
@@ -204,7 +220,7 @@ async fn no_route_shows_foreign_rows() {
         "cursor=AAAA",
         "limit=3",
     ];
-    for path in ROUTES {
+    for path in routes() {
         for (own, _) in ORGS {
             for query in queries {
                 for format in [Format::Json, Format::Ndjson, Format::Csv, Format::Arrow] {

@@ -1,7 +1,9 @@
 //! The service over a lake in memory that holds three organisations, each row a canary of its own.
 
+mod asked;
 mod isolation;
 mod limits;
+mod resources;
 mod rest;
 mod statements;
 mod walk;

@@ -9,7 +9,7 @@ use schemas::rollup::{ROLLUP_DAILY, columns, measures};
 use serde_json::Value;
 
 use super::world::{DAYS, ORGS, USERS, World, day, rows};
-use crate::{ROUTES, formats::Format};
+use crate::{formats::Format, http::SQL, public_routes, routes};
 
 const ALL: &str = "/v1/rollups/daily?from=2026-03-01&to=2026-03-31";
 
@@ -226,13 +226,15 @@ async fn an_unacceptable_format_is_refused() {
 #[tokio::test]
 async fn no_credential_no_answer() {
     let world = World::filled().await;
-    for path in ROUTES {
+    let (public, all) = (public_routes(), routes());
+    for path in all.into_iter().filter(|path| !public.contains(path)) {
+        let (method, others) = if path == SQL { ("POST", "POST") } else { ("GET", "GET, HEAD") };
         let as_key = async |value: Option<&str>| {
-            let mut request = Request::get(path);
+            let mut request = Request::builder().method(method).uri(path);
             if let Some(value) = value {
                 request = request.header("authorization", value);
             }
-            world.send(request.body(Body::empty()).expect("a request")).await
+            world.send(request.body(Body::from("SELECT 1")).expect("a request")).await
         };
         let own = format!("Bearer {}", world.keys["acme"]);
         assert_eq!(as_key(Some(&own)).await.status, 200);
@@ -247,12 +249,17 @@ async fn no_credential_no_answer() {
         }
         as_key(None).await.problem(401, "unauthorized");
         as_key(Some(&format!("Bearer {}", world.ingest_key))).await.problem(403, "wrong-scope");
-        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH"].into_iter().filter(|other| *other != method) {
             let request = Request::builder().method(method).uri(path).header("authorization", &own);
             let answer = world.send(request.body(Body::empty()).expect("a request")).await;
             answer.problem(405, "method-not-allowed");
-            assert_eq!(answer.header("allow"), "GET, HEAD");
+            assert_eq!(answer.header("allow"), others);
         }
+    }
+    for path in public {
+        let request = Request::get(path).body(Body::empty()).expect("a request");
+        let answer = world.send(request).await;
+        assert_eq!((answer.status.as_u16(), &answer.body), (200, &world.get("globex", path).await.body), "{path}");
     }
 }
 

@@ -7,10 +7,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::{
     array::{
         ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch,
-        StringArray, TimestampMicrosecondArray,
+        StringArray, TimestampMicrosecondArray, UInt32Array,
     },
-    compute::concat_batches,
+    compute::{concat_batches, take_record_batch},
     datatypes::{DataType, Field},
+    util::display::{ArrayFormatter, FormatOptions},
 };
 use axum::{
     Router,
@@ -27,7 +28,12 @@ use schemas::{DEAD_LETTERS, EVENTS, OrgId, TableSpec, rollup::ROLLUP_DAILY};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::{Query, Settings, router};
+use crate::{
+    Query, Settings,
+    formats::Format,
+    http::{SQL, resources::resources},
+    router,
+};
 
 /// The organisations, with the digits that begin all their numbers.
 pub(super) const ORGS: [(&str, i64); 3] = [("acme", 4_718_281), ("globex", 7_390_517), ("initech", 9_614_203)];
@@ -174,7 +180,7 @@ impl World {
         Self::empty_with(settings()).await
     }
 
-    /// All three tables filled, four days of rollups in one file each.
+    /// All tables filled, four days of rollups in one file each.
     pub(super) async fn filled_with(settings: Settings) -> Self {
         let world = Self::empty_with(settings).await;
         for offset in 0..DAYS {
@@ -182,6 +188,11 @@ impl World {
             world.put(&EVENTS, offset, &rows(offset, 0), vec![]).await;
         }
         world.put(&DEAD_LETTERS, 0, &rows(0, 0), vec![]).await;
+        for spec in resources().iter().map(|resource| resource.spec).filter(|spec| spec.name != ROLLUP_DAILY.name) {
+            for offset in 0..DAYS {
+                world.put_keyed(spec, offset).await;
+            }
+        }
         world
     }
 
@@ -191,9 +202,30 @@ impl World {
 
     /// Commits one file with `rows` of a day, and takes `remove` away.
     pub(super) async fn put(&self, spec: &'static TableSpec, offset: i32, rows: &[Row], remove: Vec<DataFile>) {
+        self.put_batch(spec, offset, batch(spec, rows), remove).await;
+    }
+
+    /// Commits one file with as many rows of a day as the table's key tells apart.
+    async fn put_keyed(&self, spec: &'static TableSpec, offset: i32) {
+        let all = batch(spec, &rows(offset, 0));
+        let options = FormatOptions::new();
+        let formatters: Vec<_> = spec
+            .sort_columns
+            .iter()
+            .map(|name| ArrayFormatter::try_new(all[*name].as_ref(), &options).expect("a plain column"))
+            .collect();
+        // Numbers of an organisation have the same length: as texts they sort as they do as numbers.
+        let key = |row: usize| formatters.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>();
+        let by_key: BTreeMap<Vec<String>, u32> = (0..all.num_rows()).rev().map(|row| (key(row), row as u32)).collect();
+        let sorted =
+            take_record_batch(&all, &UInt32Array::from_iter_values(by_key.into_values())).expect("its own rows");
+        self.put_batch(spec, offset, sorted, vec![]).await;
+    }
+
+    async fn put_batch(&self, spec: &'static TableSpec, offset: i32, rows: RecordBatch, remove: Vec<DataFile>) {
         let table = self.lake.table(spec);
         let mut head = table.create_if_missing().await.expect("a table");
-        let file = table.write_file(Some(day(offset)), &[batch(spec, rows)]).await.expect("written");
+        let file = table.write_file(Some(day(offset)), &[rows]).await.expect("written");
         let change = Change { operation: "WRITE", add: vec![file], remove, data_change: true, ..Change::default() };
         table.commit(&mut head, change).await.expect("committed");
     }
@@ -220,6 +252,14 @@ impl World {
             request = request.header(*name, *value);
         }
         self.send(request.body(Body::empty()).expect("a request")).await
+    }
+
+    /// POST of a statement as `org`.
+    pub(super) async fn ask(&self, org: &str, statement: &str, format: Format) -> Answer {
+        let request = Request::post(format!("{SQL}?format={format}"))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.keys[org]))
+            .body(Body::from(statement.to_owned()));
+        self.send(request.expect("a request")).await
     }
 
     pub(super) async fn get(&self, org: &str, path: &str) -> Answer {

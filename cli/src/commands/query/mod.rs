@@ -1,9 +1,12 @@
-//! `daybook query`.
+//! `daybook query`: of the lake itself, or of a query service.
+
+mod remote;
 
 use std::io::Read as _;
 
 use arrow::{
     array::RecordBatch,
+    datatypes::Schema,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use comfy_table::{Cell, CellAlignment};
@@ -28,24 +31,28 @@ pub(crate) async fn run(args: &QueryArgs, sources: &Sources) -> Result<()> {
         sql.clear();
         std::io::stdin().read_to_string(&mut sql).during("cannot read SQL from standard input")?;
     }
+    let format = match args.output.format {
+        OutputFormat::Table => None,
+        OutputFormat::Json => Some(formats::Format::Json),
+        OutputFormat::Ndjson => Some(formats::Format::Ndjson),
+        OutputFormat::Csv => Some(formats::Format::Csv),
+    };
+    if let Some(url) = &args.url {
+        let key = args.key.as_deref().ok_or_else(|| {
+            Fault::usage("a query service takes a read key").help("give it with --key, or better in DAYBOOK_KEY")
+        })?;
+        return match format {
+            Some(format) => remote::print(url, key, &sql, format).await,
+            None => remote::take(url, key, &sql).await.and_then(|(schema, taken)| show(&schema, &taken)),
+        };
+    }
     let lake = parts::lake(&sources.config()?)?;
     let ctx = query::session(&lake, &Access::Operator).await.map_err(fault)?;
     let rows = query::sql(&ctx, &sql).await.map_err(fault)?;
-    let format = match args.output.format {
-        OutputFormat::Table => {
-            let schema = rows.schema();
-            let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
-            let (batches, more) = some_rows(rows.map_err(|error| fault(query::Error::Sql(Box::new(error))))).await?;
-            let text = table(&columns, &batches)?;
-            output::text(&text)?;
-            if more {
-                output::note(&format!("… more than {TABLE_ROWS} rows; all of them with --format csv, ndjson or json"));
-            }
-            return Ok(());
-        }
-        OutputFormat::Json => formats::Format::Json,
-        OutputFormat::Ndjson => formats::Format::Ndjson,
-        OutputFormat::Csv => formats::Format::Csv,
+    let Some(format) = format else {
+        let schema = rows.schema();
+        let taken = some_rows(rows.map_err(|error| fault(query::Error::Sql(Box::new(error))))).await?;
+        return show(&schema, &taken);
     };
     let mut chunks = formats::write(rows, format);
     let mut last = None;
@@ -56,19 +63,46 @@ pub(crate) async fn run(args: &QueryArgs, sources: &Sources) -> Result<()> {
     if last.is_some_and(|last| last != b'\n') { output::text("\n") } else { Ok(()) }
 }
 
-/// Takes rows until there are enough for a table. Returns whether there are more.
-async fn some_rows(rows: impl Stream<Item = Result<RecordBatch>>) -> Result<(Vec<RecordBatch>, bool)> {
-    let mut rows = std::pin::pin!(rows);
-    let (mut batches, mut room) = (Vec::new(), TABLE_ROWS);
-    while let Some(batch) = rows.try_next().await? {
-        if batch.num_rows() > room {
-            batches.push(batch.slice(0, room));
-            return Ok((batches, true));
-        }
-        room -= batch.num_rows();
-        batches.push(batch);
+/// Rows for a table.
+#[derive(Default)]
+struct Taken {
+    batches: Vec<RecordBatch>,
+    rows: usize,
+    /// There are more.
+    more: bool,
+}
+
+impl Taken {
+    /// Takes rows; false where there are enough.
+    fn push(&mut self, batch: &RecordBatch) -> bool {
+        let room = TABLE_ROWS - self.rows;
+        self.more = batch.num_rows() > room;
+        let batch = batch.slice(0, room.min(batch.num_rows()));
+        self.rows += batch.num_rows();
+        self.batches.push(batch);
+        !self.more
     }
-    Ok((batches, false))
+}
+
+/// Takes rows until there are enough for a table.
+async fn some_rows(rows: impl Stream<Item = Result<RecordBatch>>) -> Result<Taken> {
+    let mut rows = std::pin::pin!(rows);
+    let mut taken = Taken::default();
+    while let Some(batch) = rows.try_next().await? {
+        if !taken.push(&batch) {
+            break;
+        }
+    }
+    Ok(taken)
+}
+
+fn show(schema: &Schema, taken: &Taken) -> Result<()> {
+    let columns: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+    output::text(&table(&columns, &taken.batches)?)?;
+    if taken.more {
+        output::note(&format!("… more than {TABLE_ROWS} rows; all of them with --format csv, ndjson or json"));
+    }
+    Ok(())
 }
 
 fn table(columns: &[String], batches: &[RecordBatch]) -> Result<String> {

@@ -1,16 +1,15 @@
-//! `GET /v1/rollups/daily`: daily rows of one organisation, page by page.
+//! Reading a resource: rows of one organisation, page by page.
 //!
-//! Rows ascend by (activity_date, user_key, product, client_type), which is a key within an organisation. A page is the first
-//! `limit` rows after the cursor's key, in the table version that the first page read; so pages neither overlap nor miss
+//! Rows ascend by the resource's key, which identifies one within an organisation. A page is the first `limit` rows after the cursor's key, in the table version that the first page read; so pages neither overlap nor miss
 //! a row, whatever is committed between them. A page is held in memory (at most `MAX_LIMIT` rows) and written as a
 //! stream.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, AsArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     compute::cast,
-    datatypes::{Date32Type, Schema, SchemaRef},
+    datatypes::{DataType, Date32Type, Schema, SchemaRef},
     util::display::{ArrayFormatter, FormatOptions},
 };
 use axum::{
@@ -28,9 +27,9 @@ use datafusion::{
     logical_expr::Expr,
     physical_plan::{SendableRecordBatchStream, stream::RecordBatchStreamAdapter},
 };
-use futures::{StreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use jiff::{ToSpan, civil::Date};
-use schemas::{OrgId, rollup::ROLLUP_DAILY};
+use schemas::OrgId;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -44,44 +43,56 @@ use super::{
     negotiate,
     params::{Asked, Pairs},
     problem::Problem,
+    resources::Resource,
 };
 use crate::{
     Access, Error, Pinned, Result,
-    columns::catalogue,
+    columns::catalogue_of,
     formats::{self, Format},
 };
 
-const ROUTE: &str = "/v1/rollups/daily";
-/// Columns that order the rows, and that identify one within an organisation.
-const KEY: [&str; 4] = ["activity_date", "user_key", "product", "client_type"];
-/// Days answered where `from` is not given.
-const DEFAULT_DAYS: i64 = 30;
-
 static TABLE_VERSION: HeaderName = HeaderName::from_static("daybook-table-version");
 
-/// `GET /v1/rollups/daily/schema`: the metric catalogue.
+/// What the columns of a resource mean.
 pub(super) async fn schema(
+    resource: &'static Resource,
     State(query): State<Query>,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    auth::reader(&query.0.directory, &headers).await?;
-    Pairs::parse(uri.query(), &[])?;
-    Ok(Json(catalogue()))
+    fixed(State(query), uri, headers, || catalogue_of(resource.spec, resource.about)).await
 }
 
-/// `GET /v1/rollups/daily`.
-pub(super) async fn daily(State(query): State<Query>, uri: Uri, headers: HeaderMap) -> Result<Response, Problem> {
+/// An answer that is the same for everyone who may read.
+pub(super) async fn fixed(
+    State(query): State<Query>,
+    uri: Uri,
+    headers: HeaderMap,
+    answer: impl FnOnce() -> serde_json::Value,
+) -> Result<Json<serde_json::Value>, Problem> {
+    auth::reader(&query.0.directory, &headers).await?;
+    Pairs::parse(uri.query(), &[])?;
+    Ok(Json(answer()))
+}
+
+/// Rows of a resource.
+pub(super) async fn read(
+    resource: &'static Resource,
+    State(query): State<Query>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let deadline = Instant::now() + query.0.timeout;
     let answer = async {
         let org = auth::reader(&query.0.directory, &headers).await?;
-        let asked = Asked::parse(uri.query())?;
+        let asked = Asked::parse(resource, uri.query())?;
         let format = match asked.format {
             Some(format) => format,
             None => negotiate::format(&headers)?,
         };
         let permit = query.admit().await?;
-        let request = Request { query: &query, org: &org, asked: &asked, format, path: uri.path(), headers: &headers };
+        let (query, org, asked, headers) = (&query, &org, &asked, &headers);
+        let request = Request { resource, query, org, asked, format, path: uri.path(), headers };
         request.answer(permit, deadline).await
     };
     timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
@@ -95,6 +106,7 @@ struct Days {
 }
 
 struct Request<'a> {
+    resource: &'static Resource,
     query: &'a Query,
     org: &'a OrgId,
     asked: &'a Asked,
@@ -112,8 +124,8 @@ impl Request<'_> {
         };
         let catalog = &self.query.0.catalog;
         let pinned = match &cursor {
-            Some(cursor) => catalog.at(&ROLLUP_DAILY, &cursor.table_id, cursor.version).await,
-            None => catalog.current(&ROLLUP_DAILY).await,
+            Some(cursor) => catalog.at(self.resource.spec, &cursor.table_id, cursor.version).await,
+            None => catalog.current(self.resource.spec).await,
         }
         .map_err(problem)?;
         let days = self.days(&pinned).await.map_err(problem)?;
@@ -132,7 +144,7 @@ impl Request<'_> {
             return Ok(response);
         }
         let (page, after) = self.page(&pinned, days, cursor.as_ref()).await.map_err(problem)?;
-        self.query.0.metrics.rows(ROUTE, page.iter().map(RecordBatch::num_rows).sum());
+        self.query.0.metrics.rows(self.resource.path, page.iter().map(RecordBatch::num_rows).sum());
         let next = match (after, pinned.version) {
             (Some(after), Some(version)) => {
                 catalog.keep(&pinned);
@@ -152,7 +164,7 @@ impl Request<'_> {
         Ok(response)
     }
 
-    /// The days asked for; where not given, the last 30 up to the organisation's latest.
+    /// The days asked for; where not given, the last ones up to the organisation's latest.
     async fn days(&self, pinned: &Pinned) -> Result<Days> {
         let to = match self.asked.to {
             Some(to) => to,
@@ -163,7 +175,7 @@ impl Request<'_> {
         };
         let from = match self.asked.from {
             Some(from) => from,
-            None => to.checked_sub((DEFAULT_DAYS - 1).days()).unwrap_or(Date::MIN),
+            None => to.checked_sub((self.resource.days - 1).days()).unwrap_or(Date::MIN),
         };
         Ok(Days { from, to })
     }
@@ -172,7 +184,7 @@ impl Request<'_> {
         if let Some(day) = pinned.known_latest_day(self.org) {
             return Ok(day);
         }
-        let latest = max(column(KEY[0]));
+        let latest = max(column(self.resource.key[0]));
         let table = self.query.0.ctx.read_table(self.table(pinned)).map_err(Error::engine)?;
         let frame = table.aggregate(vec![], vec![latest]).map_err(Error::engine)?;
         let batches = frame.collect().await.map_err(Error::engine)?;
@@ -223,18 +235,18 @@ impl Request<'_> {
         pinned: &Pinned,
         days: Days,
         cursor: Option<&Cursor>,
-    ) -> Result<(Vec<RecordBatch>, Option<[String; 4]>)> {
-        let limit = self.asked.limit;
-        let others = self.asked.columns.iter().filter(|name| !KEY.contains(name));
-        let read: Vec<Expr> = KEY.iter().chain(others).map(|name| column(name)).collect();
-        let filters = std::iter::once(column(KEY[0]).between(day(days.from), day(days.to)))
+    ) -> Result<(Vec<RecordBatch>, Option<Vec<String>>)> {
+        let (limit, by) = (self.asked.limit, &self.resource.key);
+        let others = self.asked.columns.iter().map(String::as_str).filter(|name| !by.contains(name));
+        let read: Vec<Expr> = by.iter().copied().chain(others).map(column).collect();
+        let filters = std::iter::once(column(by[0]).between(day(days.from), day(days.to)))
             .chain(self.asked.filters.expressions())
-            .chain(cursor.map(|cursor| after(&cursor.after)));
+            .chain(cursor.map(|cursor| self.after(&cursor.after)));
         let mut frame = self.query.0.ctx.read_table(self.table(pinned)).map_err(Error::engine)?;
         for filter in filters {
             frame = frame.filter(filter).map_err(Error::engine)?;
         }
-        let order = KEY.iter().map(|name| column(name).sort(true, false)).collect();
+        let order = by.iter().map(|name| column(name).sort(true, false)).collect();
         // One row more than asked tells whether there is a next page.
         let frame = frame
             .sort(order)
@@ -249,7 +261,7 @@ impl Request<'_> {
             more |= kept.num_rows() < batch.num_rows();
             left -= kept.num_rows();
             if kept.num_rows() > 0 {
-                last_key = Some(key(&kept)?);
+                last_key = Some(key(&kept, by.len())?);
                 page.push(self.shape(&kept).map_err(Error::Encode)?);
             }
         }
@@ -258,8 +270,8 @@ impl Request<'_> {
 
     /// Schema of the answer: the table's, with its comments, cut to the columns asked for.
     fn schema(&self) -> SchemaRef {
-        let schema = ROLLUP_DAILY.schema();
-        let field = |name: &&str| schema.field_with_name(name).expect("checked when parsed").clone();
+        let schema = self.resource.spec.schema();
+        let field = |name: &String| schema.field_with_name(name).expect("checked when parsed").clone();
         Arc::new(Schema::new(self.asked.columns.iter().map(field).collect::<Vec<_>>()))
     }
 
@@ -288,11 +300,46 @@ impl Request<'_> {
             return body::until(deadline, permit, chunks);
         }
         let end = json!({ "next_cursor": next, "table_version": version }).to_string();
-        let end = format!(",{}\n", end.trim_start_matches('{'));
-        let text = |text: Bytes| stream::iter([Ok(text)]);
-        let chunks = text(Bytes::from_static(b"{\"data\":")).chain(chunks).chain(text(end.into()));
-        body::until(deadline, permit, chunks)
+        body::until(deadline, permit, as_data(chunks, format!(",{}\n", end.trim_start_matches('{'))))
     }
+
+    /// Rows after `key` in the order of the answer.
+    fn after(&self, key: &[String]) -> Expr {
+        let schema = self.resource.spec.schema();
+        let parts: Vec<(&str, Expr)> = self
+            .resource
+            .key
+            .iter()
+            .zip(key)
+            .map(|(name, value)| {
+                let value = match schema.field_with_name(name).expect("a column of the table").data_type() {
+                    DataType::Date32 => day(value.parse().unwrap_or(Date::MAX)),
+                    DataType::Int64 => Expr::Literal(ScalarValue::Int64(value.parse().ok()), None),
+                    _ => Expr::Literal(ScalarValue::from(value.as_str()), None),
+                };
+                (*name, value)
+            })
+            .collect();
+        // (d > D) or (d = D and ((u > U) or (u = U and …))), and d >= D, by which whole files are passed over.
+        let later = parts.iter().rev().fold(None, |inner: Option<Expr>, (name, value)| {
+            let greater = column(name).gt(value.clone());
+            Some(match inner {
+                None => greater,
+                Some(inner) => greater.or(column(name).eq(value.clone()).and(inner)),
+            })
+        });
+        let (date, first) = &parts[0];
+        column(date).gt_eq(first.clone()).and(later.expect("a key has columns"))
+    }
+}
+
+/// A JSON array as the member `data` of an object that goes on with `end`.
+pub(super) fn as_data(
+    rows: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
+    end: String,
+) -> impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static {
+    let text = |text: Bytes| stream::iter([Ok(text)]);
+    text(Bytes::from_static(b"{\"data\":")).chain(rows).chain(text(end.into()))
 }
 
 fn column(name: &str) -> Expr {
@@ -310,30 +357,13 @@ fn date(days: i32) -> Date {
     Date::constant(1970, 1, 1).saturating_add(days.days())
 }
 
-/// Rows after `key` in the order of the answer.
-fn after(key: &[String; 4]) -> Expr {
-    let literal = |index: usize| match index {
-        0 => day(key[0].parse().unwrap_or(Date::MAX)),
-        _ => Expr::Literal(ScalarValue::from(key[index].as_str()), None),
-    };
-    // (d > D) or (d = D and ((u > U) or (u = U and …))), and d >= D, by which whole files are passed over.
-    let later = (0..KEY.len()).rev().fold(None, |inner: Option<Expr>, index| {
-        let greater = column(KEY[index]).gt(literal(index));
-        Some(match inner {
-            None => greater,
-            Some(inner) => greater.or(column(KEY[index]).eq(literal(index)).and(inner)),
-        })
-    });
-    column(KEY[0]).gt_eq(literal(0)).and(later.expect("the key has columns"))
-}
-
-/// The key of the last row of `batch`, which begins with the key's columns.
-fn key(batch: &RecordBatch) -> Result<[String; 4]> {
+/// The key of the last row of `batch`, which begins with the key's columns, `columns` of them.
+fn key(batch: &RecordBatch, columns: usize) -> Result<Vec<String>> {
     let last = batch.num_rows() - 1;
     let options = FormatOptions::new();
-    let mut key = [const { String::new() }; 4];
-    for (part, column) in key.iter_mut().zip(batch.columns()) {
-        *part = ArrayFormatter::try_new(column.as_ref(), &options).map_err(Error::Encode)?.value(last).to_string();
-    }
-    Ok(key)
+    let text = |column: &ArrayRef| {
+        let formatter = ArrayFormatter::try_new(column.as_ref(), &options).map_err(Error::Encode)?;
+        Ok(formatter.value(last).to_string())
+    };
+    batch.columns()[..columns].iter().map(text).collect()
 }
