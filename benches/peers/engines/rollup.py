@@ -92,7 +92,7 @@ def duckdb_run(files, zones, out, dedupe):
     # A zone by organisation: a join with days, as e2e/oracle/rollup.py has it, is slower.
     day = "case org_id " + " ".join(f"when '{org}' then (event_time at time zone '{zone}')::date" for org, zone in zones.items()) + " end"
     con.execute(f"copy ({sql(source, day, f'epoch_us(event_time) // {MINUTE_US}')}) to '{out}' (format parquet, compression zstd)")
-    yield {"rows": con.sql(f"select count(*) from '{out}'").fetchone()[0]}
+    yield {"rows": con.sql(f"select count(*) from '{out}'").fetchall()[0][0]}
 
 
 def chdb_run(files, zones, out, dedupe):
@@ -155,12 +155,12 @@ def run(engine, lake, zones, out, dedupe):
     sys.stdin.read()
 
 
-def compare(lake, ours, theirs):
+def compare(lake, table, theirs):
     import duckdb
     from deltalake import DeltaTable
     con = duckdb.connect()
     con.execute("set TimeZone = 'UTC'")
-    files = [uri.removeprefix("file://") for uri in DeltaTable(f"{lake}/{ours}").file_uris()]
+    files = [uri.removeprefix("file://") for uri in DeltaTable(f"{lake}/{table}").file_uris()]
     con.execute(f"create view ours as select * from read_parquet({files!r}, hive_partitioning = true)")
     plain = [m[0] for m in MEASURES if not m[0].endswith("+")]
     added = {m[0][:-1] for m in MEASURES if m[0].endswith("+")}
@@ -169,14 +169,16 @@ def compare(lake, ours, theirs):
         con.execute(f"create or replace view theirs as select * from '{path}'")
         # ClickHouse writes text as bytes, days as numbers of days and sums of nothing as 0 or null.
         key = {k: f"t.{k}::varchar" for k in KEY}
-        day = con.sql("select typeof(activity_date) from theirs limit 1").fetchone()[0]
+        day = con.sql("select typeof(activity_date) from theirs limit 1").fetchall()[0][0]
         key["activity_date"] = "t.activity_date::date" if day == "DATE" else "(date '1970-01-01' + t.activity_date::int)"
         on = " and ".join(f"o.{k} = {expression}" for k, expression in key.items())
         values = {c: f't."{c}"' for c in ["events_received", "active_minutes", *plain]}
         values.update({c: f'coalesce(t."{c}", 0) + coalesce(t."{c}+", 0)' for c in added})
-        # Where a client reports nothing of a kind, ours is null and theirs counts none.
-        differs = ", ".join(f'count(*) filter (where coalesce(o."{c}", 0) <> coalesce({v}, 0)) as "{c}"' for c, v in values.items())
-        counts = con.sql(f"select count(*) filter (where o.org_id is null or t.org_id is null) as rows, {differs} from ours o full join theirs t on {on}").fetchone()
+        # Where a client reports nothing of a kind, ours is null and theirs counts none; but turns and sessions of other events.
+        distinct = [m[0] for m in MEASURES if m[1] == "distinct"]
+        ours = {c: f'o."{c}"' if c in distinct else f'coalesce(o."{c}", 0)' for c in values}
+        differs = ", ".join(f'count(*) filter (where {ours[c]} <> coalesce({v}, 0)) as "{c}"' for c, v in values.items())
+        counts = con.sql(f"select count(*) filter (where o.org_id is null or t.org_id is null) as rows, {differs} from ours o full join theirs t on {on}").fetchall()[0]
         found[os.path.basename(path)] = {name: count for name, count in zip(["rows", *values], counts) if count}
     print(json.dumps(found))
     sys.exit(1 if any(found.values()) else 0)

@@ -123,7 +123,7 @@ struct Runs {
 impl Runs {
     /// Runs it once; the first run only warms the caches.
     fn run(&mut self, name: &str, command: &mut Command, folder: &Path, counts: bool) {
-        let mut program = Program::start(name, command, &folder.join("log"));
+        let mut program = Program::start(name, command, &folder.join("said"));
         program.await_line("ready");
         let (started, before): (Instant, Usage) = (Instant::now(), program.usage());
         self.last = program.await_line("done");
