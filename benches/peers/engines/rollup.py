@@ -100,10 +100,10 @@ def chdb_run(files, zones, out, dedupe):
     from chdb import session
     yield {"version": chdb.__version__}
     columns = ", ".join(dict.fromkeys([*COLUMNS, *(IDENTITY if dedupe else [])]))
-    # The files of a table of ours lie in one folder; a list of hundreds of names is slower than a pattern.
+    # The files of a table of ours lie in one folder, those that were replaced, too.
     folder = os.path.dirname(os.path.dirname(files[0]))
-    assert len(files) == sum(f.endswith(".parquet") for _, _, names in os.walk(folder) for f in names), "every file is one of the table's"
-    source = f"(select {columns} from file('{folder}/*/*.parquet', Parquet){f' limit 1 by {chr(44).join(IDENTITY)}' if dedupe else ''})"
+    names = ",".join(os.path.relpath(name, folder) for name in files)
+    source = f"(select {columns} from file('{folder}/{{{names}}}', Parquet){f' limit 1 by {chr(44).join(IDENTITY)}' if dedupe else ''})"
     day = "multiIf(" + ", ".join(f"org_id = '{org}', toDate(event_time, '{zone}')" for org, zone in zones.items()) + ", null)"
     question = sql(source, day, f"intDiv(toUnixTimestamp64Micro(event_time), {MINUTE_US})").replace("count(distinct ", "uniqExact(")
     settings = f"max_threads = {THREADS}, max_insert_threads = {THREADS}, session_timezone = 'UTC', output_format_parquet_compression_method = 'zstd', engine_file_truncate_on_insert = 1, use_hive_partitioning = 0, aggregate_functions_null_for_empty = 1"

@@ -27,8 +27,8 @@ use benches::{
 use clap::Parser;
 use e2e::{activity, installed};
 use futures::{StreamExt as _, TryStreamExt as _};
-use jiff::Timestamp;
-use lake::Lake;
+use jiff::{SignedDuration, Timestamp};
+use lake::{Lake, maintain};
 use schemas::{EVENTS, rollup::ROLLUP_DAILY};
 use serde_json::{Value, json};
 
@@ -43,6 +43,12 @@ const THREADS: usize = 2;
 struct Arguments {
     #[command(flatten)]
     options: Options,
+    /// Keeps the lake in this folder, and takes the one that is there [default: a temporary one]
+    #[arg(long)]
+    folder: Option<PathBuf>,
+    /// Leaves the files as the worker wrote them, where maintenance would have merged them
+    #[arg(long)]
+    small_files: bool,
     #[command(subcommand)]
     command: Option<Hidden>,
 }
@@ -65,7 +71,7 @@ fn main() {
     match arguments.command {
         Some(Hidden::Once { lake }) => runtime.block_on(once(&lake)),
         Some(Hidden::Scan { lake }) => runtime.block_on(scan(&lake)),
-        None => contest(&runtime, &arguments.options),
+        None => contest(&runtime, &arguments.options, arguments.folder.as_deref(), arguments.small_files),
     }
 }
 
@@ -141,13 +147,21 @@ impl Runs {
     }
 }
 
-fn contest(runtime: &tokio::runtime::Runtime, options: &Options) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let (folder, lake) = (folder.path(), folder.path().join("lake"));
+fn contest(runtime: &tokio::runtime::Runtime, options: &Options, folder: Option<&Path>, small_files: bool) {
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.unwrap_or(temporary.path());
+    let lake = folder.join("lake");
     let url = lake.display().to_string();
     let zones = folder.join("zones.json");
     std::fs::write(&zones, activity::zones().to_string()).expect("the folder can be written");
-    runtime.block_on(Filling::new(&url, folder).put(activity::generator(options.events)));
+    if !lake.join(EVENTS.name).exists() {
+        runtime.block_on(Filling::new(&url, folder).put(activity::generator(options.events)));
+        if !small_files {
+            // As in service: small files of past days are merged.
+            let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
+            runtime.block_on(open(&lake).maintain(&EVENTS, &settings, true)).expect("its files can be merged");
+        }
+    }
     let out = |engine: &str| folder.join(engine).with_extension("parquet");
     let ourselves = |word: &str| {
         let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
