@@ -23,6 +23,7 @@ use crate::{
     Error, Progress, Result, RunReport,
     breakdown::Held,
     calendar::OrgCalendar,
+    merge::merge,
     people::People,
     plan::{Pass, passes},
     program::Programs,
@@ -90,13 +91,9 @@ async fn walk(shared: &Shared, pass: Pass) -> Result<Vec<Day>> {
         }
     };
     let columns = shared.programs.scan_columns();
-    let mut stream = shared.events.sorted_scan(context, files, &columns, filters).map_err(Error::table(&EVENTS))?;
+    let runs = shared.events.sorted_runs(context, files, &columns, filters).map_err(Error::table(&EVENTS))?;
     let mut walk = Walk::new(&shared.programs, &shared.calendar, &pass.who, pass.first, pass.days);
-    while let Some(batch) = stream.next().await {
-        walk.push(&batch.map_err(Error::Scan)?)?;
-        // A scan of a warm file never waits; let the other tasks of this thread have their turn.
-        tokio::task::consume_budget().await;
-    }
+    merge(runs, &mut walk).await?;
     Ok(walk.finish())
 }
 

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `calendar` | days as half-open intervals of instants, exact in every zone |
 //! | `program`, `columns`, `accumulator` | measures compiled; a batch downcast; a row growing |
+//! | `merge` | rows of many files in one order, where they lie |
 //! | `walk` | the state machine; duplicates |
 //! | `cells` | the parts of a row by model, tool, feature, language: rows of breakdowns |
 //! | `rows`, `values`, `people`, `revise` | rows in columns; plan and first day; what changed, states and revisions |
@@ -43,6 +44,7 @@ mod definition;
 mod derive;
 mod feed;
 mod memory;
+mod merge;
 mod metrics;
 mod people;
 mod plan;

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
-use lake::MERGED_FILES_MAX;
 
 use crate::{
     Result,
@@ -15,8 +14,10 @@ use crate::{
     scope::{Days, Who},
 };
 
-/// Most days of one pass; as long as its files can be merged without a sort.
+/// Most days of one pass.
 const PASS_DAYS_MAX: usize = 7;
+/// Most files of a pass of several days: a batch of each is in memory.
+const PASS_FILES_MAX: usize = 256;
 
 /// Consecutive days that are computed by one walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +64,7 @@ pub(crate) fn passes(
         if let Some(pass) = passes.last_mut().filter(|pass| pass.who == who) {
             let follows = pass.to_us >= from_us && pass.end() == day;
             let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
-            if follows && pass.days < width && count <= MERGED_FILES_MAX {
+            if follows && pass.days < width && count <= PASS_FILES_MAX {
                 pass.days += 1;
                 pass.utc_dates.extend(dates);
                 pass.to_us = pass.to_us.max(to_us);

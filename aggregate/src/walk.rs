@@ -1,6 +1,6 @@
 //! The walk: one pass over the events of some days, in order, that comes out as rows of the rollup.
 //!
-//! The operator takes batches of `events` sorted by (org_id, user_key, client_type, event_time) and gives, per activity date, rows sorted
+//! The operator takes rows of `events` sorted by (org_id, user_key, client_type, event_time) and gives, per activity date, rows sorted
 //! by (org_id, user_key, product, client_type). It is a state machine: plain arguments in, rows out; no I/O, no clock.
 //!
 //! ```text
@@ -20,7 +20,7 @@
 //!
 //! **Order.** Input out of order is an error, never a wrong row: it is checked where the key or the time changes.
 
-use std::{cmp::Ordering, collections::HashMap, hash::BuildHasherDefault, mem, sync::Arc};
+use std::{cmp::Ordering, collections::HashMap, hash::BuildHasherDefault, mem, ops::Range, sync::Arc};
 
 use arrow::{array::Array, array::RecordBatch};
 use jiff::civil::Date;
@@ -120,20 +120,25 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Takes the next batch.
+    /// A batch as [`Walk::push`] takes it.
     ///
     /// # Errors
-    /// Where columns are missing or of another type, or rows are out of order.
-    pub(crate) fn push(&mut self, batch: &RecordBatch) -> Result<()> {
-        if batch.num_rows() == 0 {
-            return Ok(());
-        }
+    /// Where columns are missing or of another type.
+    pub(crate) fn columns(&mut self, batch: &RecordBatch) -> Result<Arc<Columns>> {
         self.batches += 1;
-        let columns = Arc::new(Columns::new(self.batches, batch, self.programs)?);
-        for row in 0..columns.rows {
-            let same = if row == 0 { self.continues(&columns) } else { columns.same_run(row - 1, row) };
+        Ok(Arc::new(Columns::new(self.batches, batch, self.programs)?))
+    }
+
+    /// Takes the next rows, some of a batch.
+    ///
+    /// # Errors
+    /// Where rows are out of order.
+    pub(crate) fn push(&mut self, columns: &Arc<Columns>, rows: Range<usize>) -> Result<()> {
+        let Range { start, end } = rows;
+        for row in start..end {
+            let same = if row == start { self.continues(columns, row) } else { columns.same_run(row - 1, row) };
             if !same {
-                self.begin_run(&columns, row)?;
+                self.begin_run(columns, row)?;
             }
             let time = columns.event_time[row];
             match time.cmp(&self.time) {
@@ -147,14 +152,20 @@ impl<'a> Walk<'a> {
             if self.passed_over || time < self.bounds[0] || time >= self.bounds[self.builders.len()] {
                 continue;
             }
-            let alone = self.ties.is_empty() && columns.event_time.get(row + 1).is_some_and(|next| *next != time);
+            let alone = self.ties.is_empty() && row + 1 < end && columns.event_time[row + 1] != time;
             if alone {
-                self.count(&columns, row, 0);
+                self.count(columns, row, 0);
             } else {
-                self.ties.push((Arc::clone(&columns), row));
+                self.ties.push((Arc::clone(columns), row));
             }
         }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn push_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let columns = self.columns(batch)?;
+        self.push(&columns, 0..columns.rows)
     }
 
     /// The rows of each day, in order of date.
@@ -164,11 +175,11 @@ impl<'a> Walk<'a> {
         self.builders.into_iter().map(DayBuilder::finish).collect()
     }
 
-    fn continues(&self, columns: &Columns) -> bool {
+    fn continues(&self, columns: &Columns, row: usize) -> bool {
         self.started
-            && columns.user.value(0) == self.user
-            && columns.client_type.value(0) == self.client_type
-            && columns.org.value(0) == self.org
+            && columns.user.value(row) == self.user
+            && columns.client_type.value(row) == self.client_type
+            && columns.org.value(row) == self.org
     }
 
     fn begin_run(&mut self, columns: &Columns, row: usize) -> Result<()> {

@@ -18,7 +18,7 @@ use datafusion::{
     logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction},
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
     physical_plan::{
-        ExecutionPlan, execute_stream,
+        ExecutionPlan, execute_stream, execute_stream_partitioned,
         sorts::{sort::SortExec, sort_preserving_merge::SortPreservingMergeExec},
     },
     prelude::SessionContext,
@@ -30,6 +30,12 @@ use crate::{DataFile, Error, Lake, Result, Snapshot, Table, layout, prune::prune
 /// Most files merged at a time: each holds a batch of rows and the fetched columns of a row group in memory. The rows of
 /// more files are sorted, with spilling.
 pub const MERGED_FILES_MAX: usize = 64;
+/// Most runs of [`Snapshot::sorted_runs`].
+const RUNS_MAX: usize = 512;
+/// Rows that all runs together hold in batches, about.
+const RUN_ROWS: usize = 128 << 10;
+/// Rows in a batch of a run.
+const RUN_BATCH_ROWS: std::ops::RangeInclusive<usize> = 512..=8192;
 
 impl Lake {
     /// Makes the lake's store known to a session. A scan does it by itself: this is for plans that come from elsewhere.
@@ -62,7 +68,7 @@ impl Table {
         let schema = read_schema(self.spec);
         let indices = columns.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
         let indices = indices.collect::<DataFusionResult<Vec<usize>>>().map_err(Error::Scan)?;
-        let plan = scan(self, &context.state(), vec![files], Some(&indices), &[], None).map_err(Error::Scan)?;
+        let plan = scan(self, &context.state(), vec![files], Some(&indices), &[], None, None).map_err(Error::Scan)?;
         execute_stream(plan, context.task_ctx()).map_err(Error::Scan)
     }
 }
@@ -95,6 +101,48 @@ impl Snapshot {
         execute_stream(plan, context.task_ctx()).map_err(Error::Scan)
     }
 
+    /// As [`Self::sorted_scan`], but each file as a stream of its own, for whoever merges them in a better way: the rows are not copied into new
+    /// batches. The more files, the smaller the batches. Of more than some hundred files, all rows come sorted in one stream.
+    ///
+    /// # Errors
+    /// Where a column is unknown or the plan fails.
+    pub fn sorted_runs(
+        &self,
+        context: &SessionContext,
+        files: Vec<DataFile>,
+        columns: &[&str],
+        filters: Vec<Expr>,
+    ) -> Result<Vec<SendableRecordBatchStream>> {
+        let runs = || {
+            let (state, schema) = (context.state(), read_schema(self.table.spec));
+            let files = prune(&state, self.table.spec, &schema, files, &filters)?;
+            if files.len() > RUNS_MAX {
+                let plan = self.sorted_plan(context, files, columns, &filters)?;
+                return Ok(vec![execute_stream(plan, context.task_ctx())?]);
+            }
+            let indices = self.with_sort_columns(&schema, columns)?.1;
+            let (least, most) = (*RUN_BATCH_ROWS.start(), *RUN_BATCH_ROWS.end());
+            let rows = (RUN_ROWS / files.len().max(1)).clamp(least, most);
+            let groups = files.into_iter().map(|file| vec![file]).collect();
+            let plan = scan(&self.table, &state, groups, Some(&indices), &filters, None, Some(rows))?;
+            execute_stream_partitioned(plan, context.task_ctx())
+        };
+        runs().map_err(Error::Scan)
+    }
+
+    /// Columns with the sort columns behind that are not among them: names, and places in the schema.
+    fn with_sort_columns<'a>(
+        &self,
+        schema: &Schema,
+        columns: &[&'a str],
+    ) -> DataFusionResult<(Vec<&'a str>, Vec<usize>)> {
+        let mut wanted: Vec<&str> = columns.to_vec();
+        wanted.extend(self.table.spec.sort_columns.iter().filter(|column| !columns.contains(column)));
+        let indices = wanted.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
+        let indices = indices.collect::<DataFusionResult<_>>()?;
+        Ok((wanted, indices))
+    }
+
     pub(crate) fn sorted_plan(
         &self,
         context: &SessionContext,
@@ -104,10 +152,7 @@ impl Snapshot {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let spec = self.table.spec;
         let schema = read_schema(spec);
-        let mut wanted: Vec<&str> = columns.to_vec();
-        wanted.extend(spec.sort_columns.iter().filter(|column| !columns.contains(column)));
-        let indices = wanted.iter().map(|column| schema.index_of(column).map_err(DataFusionError::from));
-        let indices: Vec<usize> = indices.collect::<DataFusionResult<_>>()?;
+        let (wanted, indices) = self.with_sort_columns(&schema, columns)?;
         let order = spec.sort_columns.iter().map(|column| {
             let index = wanted.iter().position(|name| name == column).expect("sort columns were added");
             PhysicalSortExpr::new_default(Arc::new(Column::new(column, index))).asc()
@@ -123,7 +168,7 @@ impl Snapshot {
             balanced(files, state.config().target_partitions())
         };
         let width = groups.len();
-        let mut plan = scan(&self.table, &state, groups, Some(&indices), filters, None)?;
+        let mut plan = scan(&self.table, &state, groups, Some(&indices), filters, None, None)?;
         if !merged {
             plan = Arc::new(SortExec::new(order.clone(), plan).with_preserve_partitioning(true));
         }
@@ -172,7 +217,7 @@ impl TableProvider for Provider {
         let Snapshot { table, files, .. } = &self.snapshot;
         let files = prune(state, table.spec, &self.schema, files.clone(), filters)?;
         let groups = balanced(files, state.config().target_partitions());
-        scan(table, state, groups, projection.map(Vec::as_slice), filters, limit)
+        scan(table, state, groups, projection.map(Vec::as_slice), filters, limit, None)
     }
 }
 
@@ -188,7 +233,7 @@ fn balanced(mut files: Vec<DataFile>, width: usize) -> Vec<Vec<DataFile>> {
     groups.into_iter().map(|(_, group)| group).collect()
 }
 
-/// The scan of `groups`, one partition each; a partition of one file is in the table's order.
+/// The scan of `groups`, one partition each; a partition of one file is in the table's order. `batch_rows`: `None` = as the session has it.
 fn scan(
     table: &Table,
     state: &dyn Session,
@@ -196,6 +241,7 @@ fn scan(
     projection: Option<&[usize]>,
     filters: &[Expr],
     limit: Option<usize>,
+    batch_rows: Option<usize>,
 ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     register(table.place(), state.runtime_env());
     let schema = read_schema(table.spec);
@@ -239,6 +285,7 @@ fn scan(
         .with_statistics(statistics(rows, &full))
         .with_projection_indices(Some(projection))?
         .with_limit(limit)
+        .with_batch_size(batch_rows)
         .with_output_ordering(order.into_iter().collect())
         .build();
     Ok(DataSourceExec::from_data_source(config))

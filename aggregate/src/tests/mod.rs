@@ -25,13 +25,15 @@ use arrow::{
     compute::concat_batches,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use datafusion::prelude::SessionContext;
+use datafusion::{
+    execution::SendableRecordBatchStream, physical_plan::stream::RecordBatchStreamAdapter, prelude::SessionContext,
+};
 use futures::TryStreamExt as _;
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use lake::Lake;
 use schemas::{ColumnType, EVENTS, TableSpec, breakdown, epoch_days, rollup::ROLLUP_DAILY, tables::EVENT_COLUMNS};
 
-use crate::{calendar::OrgCalendar, people::People, plan::passes, program::Programs, walk::Walk};
+use crate::{calendar::OrgCalendar, merge::merge, people::People, plan::passes, program::Programs, walk::Walk};
 
 /// A value of a column of `events`.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,7 +155,19 @@ struct Computed {
 /// Rows of each breakdown, by its name.
 type Breakdowns = BTreeMap<&'static str, Table>;
 
-/// A run without tables: passes, walks in batches of `batch_rows`, people.
+/// Sorted runs of events, in batches of `batch_rows`; more of them where these are small.
+fn sorted_runs(events: &[Ev], batch_rows: usize) -> Vec<SendableRecordBatchStream> {
+    let count = 1 + 16 / batch_rows.max(1);
+    let run = |run: usize| -> SendableRecordBatchStream {
+        let mut own: Vec<Ev> = events.iter().skip(run).step_by(count).cloned().collect();
+        sort(&mut own);
+        let batches: Vec<_> = own.chunks(batch_rows).map(|part| Ok(batch(part))).collect();
+        Box::pin(RecordBatchStreamAdapter::new(EVENTS.schema(), futures::stream::iter(batches)))
+    };
+    (0..count).map(run).collect()
+}
+
+/// A run without tables: passes, walks over runs in batches of `batch_rows`, people.
 fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> Computed {
     let programs = Programs::new();
     let mut files = BTreeMap::new();
@@ -164,13 +178,11 @@ fn compute(events: &[Ev], calendar: &OrgCalendar, batch_rows: usize) -> Computed
     let breakdowns = specs.iter().map(|spec| (spec.name, Table::new())).collect();
     let (mut computed, mut people) = (Computed { rows: Rows::new(), breakdowns, saturated: 0 }, People::default());
     for pass in passes(&files, calendar, None).expect("dates of our years") {
-        let mut read: Vec<Ev> =
-            events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
-        sort(&mut read);
+        let read: Vec<Ev> = events.iter().filter(|event| pass.utc_dates.contains(&utc_date(event))).cloned().collect();
         let mut walk = Walk::new(&programs, calendar, &pass.who, pass.first, pass.days);
-        for part in read.chunks(batch_rows) {
-            walk.push(&batch(part)).expect("sorted rows of the schema");
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let merged = runtime.block_on(merge(sorted_runs(&read, batch_rows), &mut walk));
+        merged.expect("sorted rows of the schema");
         for mut day in walk.finish() {
             computed.saturated += day.saturated;
             assert!(!people.apply(&mut day, None), "no day is left out");

@@ -219,11 +219,11 @@ fn unsorted_or_foreign_input_is_refused() {
     for events in unsorted {
         for split in [1, events.len()] {
             let mut walk = Walk::new(&programs, &calendar, &Who::Everyone, first, 1);
-            let outcome = events.chunks(split).try_for_each(|part| walk.push(&batch(part)));
+            let outcome = events.chunks(split).try_for_each(|part| walk.push_batch(&batch(part)));
             assert!(matches!(outcome, Err(Error::Unsorted)), "{events:?}");
         }
     }
     let lacking = batch(&[at("ada", 0)]).project(&[0, 1, 2]).expect("three columns");
-    let outcome = Walk::new(&programs, &calendar, &Who::Everyone, first, 1).push(&lacking);
+    let outcome = Walk::new(&programs, &calendar, &Who::Everyone, first, 1).push_batch(&lacking);
     assert!(matches!(outcome, Err(Error::Column { .. })));
 }
