@@ -57,7 +57,9 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let event = || (0..2_usize, 0..3_usize, 0..144_i64, 0..KINDS.len(), prop_oneof![Just(0_i64), 0..100_i64]);
+    // At any hour, or in the evening, which is another day in some of the zones.
+    let hour = || prop_oneof![0..144_i64, (0..6_i64).prop_map(|day| 24 * day + 10)];
+    let event = || (0..2_usize, 0..3_usize, hour(), 0..KINDS.len(), prop_oneof![Just(0_i64), 0..100_i64]);
     prop_oneof![
         8 => prop::collection::vec(event(), 1..6).prop_map(Step::Events),
         2 => prop::collection::vec(event(), 1..6).prop_map(Step::Elsewhere),
@@ -282,7 +284,8 @@ async fn it_costs_the_organisation_that_is_touched() {
     let (acme, now) = ("acme".parse().expect("an id"), NOON.parse().expect("a time"));
     let of = |org: &'static str, day: i64| {
         let more = [("product", t("kiro"))];
-        event(org, "ada", us(NOON) + 24 * HOUR * day, day, "prompt.submitted", &more)
+        // In the evening, which is the next day in Tokyo.
+        event(org, "ada", us(NOON) + 8 * HOUR + 24 * HOUR * day, day, "prompt.submitted", &more)
     };
     let events: Vec<Ev> = (0..10).flat_map(|day| [of("acme", day), of("beta", day), of("gamma", day)]).collect();
     let files = world.write(&events).await;
@@ -293,6 +296,8 @@ async fn it_costs_the_organisation_that_is_touched() {
     calendar.set(&acme, OrgDays::new("Asia/Tokyo", 48).expect("a zone"));
     let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
     assert_eq!((report.events, report.people), (10, 3), "another zone");
+    let zones = naive::Zones::from([("acme".into(), "Asia/Tokyo".into())]);
+    assert_same(&rows_of_table(&world.lake).await, &naive::rollup(&events, &zones));
     calendar.set(&"delta".parse().expect("an id"), OrgDays::default());
     let report = refresh(&world.lake, &calendar, now, &(), &mut memory).await.expect("the store works");
     assert_eq!((report.events, report.rows), (0, 30), "a new organisation that has no events");
