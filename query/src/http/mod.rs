@@ -52,7 +52,7 @@ use crate::{Catalog, Result, Settings, columns::catalogue_of};
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What every column of every table means.
-const METRICS: &str = "/v1/metrics";
+const CATALOGUE: &str = "/v1/catalogue";
 /// This API, described for programs; for whoever asks.
 const OPENAPI: &str = "/v1/openapi.json";
 /// This API, described for people; for whoever asks.
@@ -64,7 +64,7 @@ pub(crate) const SQL: &str = "/v1/sql";
 /// Every route that asks for a credential: its path, and what answers.
 fn handlers() -> Vec<(&'static str, MethodRouter<Query>)> {
     let metrics = get(async |query, uri, headers| rows::fixed(query, uri, headers, metric_catalogue).await);
-    let mut handlers = vec![(METRICS, metrics)];
+    let mut handlers = vec![(CATALOGUE, metrics)];
     for resource in resources() {
         let read = get(async |query, uri, headers| rows::read(resource, query, uri, headers).await);
         let schema = get(async |query, uri, headers| rows::schema(resource, query, uri, headers).await);

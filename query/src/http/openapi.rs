@@ -36,7 +36,7 @@ fn write() -> Value {
         paths.insert(resource.path.to_owned(), rows(resource));
         paths.insert(resource.schema_path.clone(), meaning(resource));
     }
-    paths.insert(super::METRICS.to_owned(), metrics());
+    paths.insert(super::CATALOGUE.to_owned(), all_meanings());
     paths.insert(super::SQL.to_owned(), sql());
     paths.insert(super::OPENAPI.to_owned(), public("describe_api", "This document.", "application/json"));
     paths.insert(super::DOCS.to_owned(), public("show_api", "This document as a page.", "text/html"));
@@ -167,8 +167,8 @@ fn meaning(resource: &Resource) -> Value {
     described(&format!("describe_{name}"), format!("What the columns of `{name}` mean."), "Catalogue")
 }
 
-fn metrics() -> Value {
-    described("describe_metrics", "The metric catalogue: what every table's columns mean.".into(), "")
+fn all_meanings() -> Value {
+    described("describe_tables", "The metric catalogue: what every table's columns mean.".into(), "")
 }
 
 /// A route for whoever asks.

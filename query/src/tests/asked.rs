@@ -30,7 +30,7 @@ async fn a_statement_is_answered_in_every_format() {
 /// Statement, kind of problem, what its detail holds.
 const BAD: &[(&str, &str, &str)] = &[
     ("", "refused-statement", "an empty text"),
-    ("SELEC 1", "invalid-statement", "SELEC"),
+    ("ASK 1", "invalid-statement", "ASK"),
     ("SELECT no_such_column FROM events", "invalid-statement", "no_such_column"),
     ("SELECT * FROM no_such_table", "invalid-statement", "no_such_table"),
     ("SELECT 1; SELECT 2", "refused-statement", "more than one"),

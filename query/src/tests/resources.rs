@@ -159,7 +159,7 @@ async fn the_document_is_as_it_was() {
 #[tokio::test]
 async fn the_catalogue_names_every_column() {
     let world = World::empty().await;
-    let catalogue = world.get("acme", "/v1/metrics").await.json();
+    let catalogue = world.get("acme", "/v1/catalogue").await.json();
     let tables = catalogue["tables"].as_array().expect("tables");
     assert_eq!(tables.len(), resources().len());
     for (table, resource) in tables.iter().zip(resources()) {
