@@ -174,7 +174,9 @@ impl Job<'_> {
             return Ok(done.report);
         }
         done.change.metrics.insert(REASON_METRIC.into(), json!(reason));
-        done.change.metrics.insert(ORG_REASONS_METRIC.into(), json!(self.reasons(&recounted)));
+        if reason == NEW_EVENTS {
+            done.change.metrics.insert(ORG_REASONS_METRIC.into(), json!(self.reasons(&recounted)));
+        }
         let table_id = before.table_id.clone();
         let (version, report) = ground.commit(done, watermark_us).await?;
         people.confirm();
@@ -248,7 +250,7 @@ impl Job<'_> {
         }
     }
 
-    /// Why the run computes what it does of single organisations.
+    /// Why a run over what is new computes what it does of single organisations.
     fn reasons(&self, recounted: &BTreeSet<String>) -> BTreeMap<String, &'static str> {
         let rebuilt = self.what.rebuild().and_then(|rebuild| rebuild.org.as_ref());
         let rebuilt = rebuilt.map(|org| (org.as_str().to_owned(), REBUILD));

@@ -15,6 +15,7 @@ use datafusion::{
         sqlparser::{
             ast::{Statement, visit_statements},
             dialect::GenericDialect,
+            parser::ParserError,
         },
     },
 };
@@ -99,5 +100,15 @@ fn verb(statement: &str) -> String {
 /// What is wrong with a query, for the person who wrote it: the engine's message without its internals.
 #[must_use]
 pub fn message(error: &DataFusionError) -> String {
-    error.find_root().strip_backtrace()
+    match error.find_root() {
+        DataFusionError::SQL(error, _) => match error.as_ref() {
+            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
+        },
+        root => {
+            let text = root.strip_backtrace();
+            let kinds = ["Error during planning: ", "Execution error: ", "Schema error: ", "Arrow error: "];
+            kinds.iter().find_map(|kind| text.strip_prefix(kind)).unwrap_or(&text).to_owned()
+        }
+    }
 }

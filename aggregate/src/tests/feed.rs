@@ -162,11 +162,11 @@ async fn each_change_of_a_day_has_its_reason() {
         world.commit(files, vec![], true).await;
         refresh(&world.lake, &calendar(zone), now, &(), &mut memory).await.expect("the store works")
     };
-    step(&mut world, &[prompt(0, 0, 1)], "UTC").await;
-    step(&mut world, &[prompt(1, 1, 2)], "UTC").await;
-    assert_eq!(step(&mut world, &[prompt(72, 72, 3)], "UTC").await.revisions, 2);
-    step(&mut world, &[prompt(2, 73, 4)], "UTC").await;
-    step(&mut world, &[prompt(3, 74, 5)], "UTC").await;
+    step(&mut world, &[prompt(0, 0, 1)], "Europe/London").await;
+    step(&mut world, &[prompt(1, 1, 2)], "Europe/London").await;
+    assert_eq!(step(&mut world, &[prompt(72, 72, 3)], "Europe/London").await.revisions, 2);
+    step(&mut world, &[prompt(2, 73, 4)], "Europe/London").await;
+    step(&mut world, &[prompt(3, 74, 5)], "Europe/London").await;
     step(&mut world, &[], "Asia/Kolkata").await;
     world.commit(vec![], vec![2], true).await;
     step(&mut world, &[], "Asia/Kolkata").await;
