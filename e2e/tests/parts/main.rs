@@ -9,4 +9,5 @@ mod kafka_group;
 mod kafka_security;
 mod log_contract;
 mod pipeline;
+mod query_service;
 mod shutdown;

@@ -13,7 +13,7 @@ use axum::{
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Query, auth, body, negotiate, params::Pairs, problem::Problem, rows};
+use super::{Query, auth, body, negotiate, params::Pairs, problem::Problem};
 use crate::{
     Access,
     formats::{self, Format},
@@ -43,12 +43,7 @@ pub(super) async fn ask(
         let mut chunks = formats::write(rows, format);
         let first = chunks.next().await.transpose().map_err(|error| Problem::from_sql(&error))?;
         let chunks = stream::iter(first.map(Ok)).chain(chunks);
-        let body = if format == Format::Json {
-            body::until(deadline, permit, rows::as_data(chunks, "}\n".into()))
-        } else {
-            body::until(deadline, permit, chunks)
-        };
-        Ok(response(body, format))
+        Ok(response(body::until(deadline, permit, chunks), format))
     };
     timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
 }

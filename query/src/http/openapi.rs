@@ -181,12 +181,8 @@ fn public(id: &str, about: &str, media_type: &str) -> Value {
 
 /// Asking SQL.
 fn sql() -> Value {
-    let rows = json!({
-        "type": "object",
-        "required": ["data"],
-        "additionalProperties": false,
-        "properties": { "data": { "type": "array", "items": { "type": "object", "description": "A row, by the names of its columns." } } },
-    });
+    let row = json!({ "type": "object", "description": "A row, by the names of its columns." });
+    let rows = json!({ "type": "array", "items": row });
     let mut responses = problems();
     responses.remove("410");
     responses.insert("200".into(), json!({ "description": "The rows.", "content": content(&rows) }));

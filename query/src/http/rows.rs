@@ -334,7 +334,7 @@ impl Request<'_> {
 }
 
 /// A JSON array as the member `data` of an object that goes on with `end`.
-pub(super) fn as_data(
+fn as_data(
     rows: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
     end: String,
 ) -> impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static {
