@@ -1,6 +1,7 @@
 //! Daybook's processes on a real broker and a real object store, with other engines as oracles.
 #![allow(clippy::disallowed_methods, reason = "tests are an edge: they may read the clock")]
 
+mod api_contract;
 mod bad_input;
 mod claude_code;
 mod demo;

@@ -123,7 +123,7 @@ fn parameters(resource: &Resource, date: &str) -> Vec<Value> {
     let list = |name: &str, description: String, items: Value| {
         json!({
             "name": name, "in": "query", "description": description, "style": "form", "explode": false,
-            "schema": { "type": "array", "minItems": 1, "maxItems": MAX_VALUES, "items": items },
+            "schema": { "type": "array", "minItems": 1, "items": items },
         })
     };
     let day = || json!({ "type": "string", "format": "date" });
@@ -140,7 +140,7 @@ fn parameters(resource: &Resource, date: &str) -> Vec<Value> {
             Some(values) => json!({ "type": "string", "enum": values }),
             None => json!({ "type": "string", "minLength": 1 }),
         };
-        list(name, format!("Only rows whose {column} is one of these; a comma within a value is written `\\,`."), items)
+        list(name, format!("Only rows whose {column} is one of these, at most {MAX_VALUES}; a comma within a value is written `\\,`."), items)
     }));
     let schema = resource.spec.schema();
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -185,6 +185,8 @@ fn sql() -> Value {
     let rows = json!({ "type": "array", "items": row });
     let mut responses = problems();
     responses.remove("410");
+    responses.insert("413".into(), problem_response("The statement is too long."));
+    let statement = json!({ "type": "string", "minLength": 1, "maxLength": MAX_SQL_BYTES });
     responses.insert("200".into(), json!({ "description": "The rows.", "content": content(&rows) }));
     json!({
         "post": {
@@ -193,7 +195,7 @@ fn sql() -> Value {
             "description": "One SELECT (with WITH, VALUES, set operations), EXPLAIN, SHOW or DESCRIBE. `SHOW TABLES` lists the tables, `column_comments` \
                 says what their columns mean. Nothing can be changed, and no other organisation's rows are there.",
             "parameters": [format()],
-            "requestBody": { "required": true, "content": { "application/sql": { "schema": { "type": "string", "minLength": 1, "maxLength": MAX_SQL_BYTES } } } },
+            "requestBody": { "required": true, "content": { "application/sql": { "schema": statement }, "text/plain": { "schema": statement } } },
             "responses": responses,
         },
     })
@@ -211,11 +213,17 @@ fn described(id: &str, about: String, schema: &str) -> Value {
     json!({ "get": { "operationId": id, "summary": about, "responses": responses } })
 }
 
-fn problems() -> Map<String, Value> {
+fn problem_response(when: &str) -> Value {
     let content = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
-    let problem =
-        |(status, when): (&str, &str)| (status.to_owned(), json!({ "description": when, "content": content }));
-    PROBLEMS.into_iter().map(problem).collect()
+    json!({ "description": when, "content": content })
+}
+
+fn problems() -> Map<String, Value> {
+    let problem = |(status, when): (&str, &str)| (status.to_owned(), problem_response(when));
+    // The HTTP server's own, before any of our code.
+    let too_long =
+        ("414".to_owned(), json!({ "description": "The URL is longer than 64 KiB: ask for fewer values at once." }));
+    PROBLEMS.into_iter().map(problem).chain([too_long]).collect()
 }
 
 /// A row: each column with its meaning. With `columns`, only those asked for are there.
