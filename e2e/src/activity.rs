@@ -20,7 +20,17 @@ const APPENDED: usize = 5_000;
 /// Never: the configuration is sound.
 #[must_use]
 pub fn generator(events: u64) -> Generator {
-    let users = usize::try_from(events / 500).unwrap_or(usize::MAX).clamp(40, 20_000);
+    generator_of(events, None)
+}
+
+/// The same of so many people.
+///
+/// # Panics
+/// Where they are too few or too many.
+#[must_use]
+pub fn generator_of(events: u64, users: Option<usize>) -> Generator {
+    let few = usize::try_from(events / 500).unwrap_or(usize::MAX).clamp(40, 20_000);
+    let users = users.unwrap_or(few);
     Generator::new(Config { users, ..Config::new(7, events, END) }).expect("the configuration is sound")
 }
 

@@ -43,6 +43,9 @@ const THREADS: usize = 2;
 struct Arguments {
     #[command(flatten)]
     options: Options,
+    /// People [default: one for each 500 events]
+    #[arg(long)]
+    users: Option<usize>,
     /// Keeps the lake in this folder, and takes the one that is there [default: a temporary one]
     #[arg(long)]
     folder: Option<PathBuf>,
@@ -71,7 +74,7 @@ fn main() {
     match arguments.command {
         Some(Hidden::Once { lake }) => runtime.block_on(once(&lake)),
         Some(Hidden::Scan { lake }) => runtime.block_on(scan(&lake)),
-        None => contest(&runtime, &arguments.options, arguments.folder.as_deref(), arguments.small_files),
+        None => contest(&runtime, &arguments),
     }
 }
 
@@ -147,16 +150,16 @@ impl Runs {
     }
 }
 
-fn contest(runtime: &tokio::runtime::Runtime, options: &Options, folder: Option<&Path>, small_files: bool) {
-    let temporary = tempfile::tempdir().expect("a temporary folder");
-    let folder = folder.unwrap_or(temporary.path());
+fn contest(runtime: &tokio::runtime::Runtime, arguments: &Arguments) {
+    let (options, temporary) = (&arguments.options, tempfile::tempdir().expect("a temporary folder"));
+    let folder = arguments.folder.as_deref().unwrap_or(temporary.path());
     let lake = folder.join("lake");
     let url = lake.display().to_string();
     let zones = folder.join("zones.json");
     std::fs::write(&zones, activity::zones().to_string()).expect("the folder can be written");
     if !lake.join(EVENTS.name).exists() {
-        runtime.block_on(Filling::new(&url, folder).put(activity::generator(options.events)));
-        if !small_files {
+        runtime.block_on(Filling::new(&url, folder).put(activity::generator_of(options.events, arguments.users)));
+        if !arguments.small_files {
             // As in service: small files of past days are merged.
             let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
             runtime.block_on(open(&lake).maintain(&EVENTS, &settings, true)).expect("its files can be merged");
