@@ -25,7 +25,7 @@ use crate::{
     calendar::OrgCalendar,
     merge::merge,
     people::People,
-    plan::{Pass, passes},
+    plan::{Pass, passes, rows_held},
     program::Programs,
     revise::{Changes, revise},
     rows::Day,
@@ -58,12 +58,12 @@ impl Shared {
     }
 }
 
-/// Number of files by UTC date.
-fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, usize>> {
+/// What files of each UTC date hold in memory.
+fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, u64>> {
     let mut files = BTreeMap::new();
     for file in &events.files {
         let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
-        *files.entry(date).or_insert(0) += 1;
+        *files.entry(date).or_insert(0) += rows_held(file);
     }
     Ok(files)
 }

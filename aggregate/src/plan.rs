@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
+use lake::{DataFile, ROW_GROUP_ROWS};
 
 use crate::{
     Result,
@@ -16,8 +17,8 @@ use crate::{
 
 /// Most days of one pass.
 const PASS_DAYS_MAX: usize = 7;
-/// Most files of a pass of several days: a batch of each is in memory.
-const PASS_FILES_MAX: usize = 256;
+/// Most rows that a pass of several days has in memory, all of its files together; see [`rows_held`].
+const PASS_ROWS_MAX: u64 = 8 << 20;
 
 /// Consecutive days that are computed by one walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +34,12 @@ pub(crate) struct Pass {
     pub(crate) who: Who,
 }
 
-/// The passes over `files` (number of files by UTC date), in order of date. Each day that may have events is in exactly one; of those
+/// The passes over `files` (rows that files of a UTC date hold in memory), in order of date. Each day that may have events is in exactly one; of those
 /// days, `wanted` are computed, or all.
 ///
 /// # Errors
 /// Where a date is outside the years that we know.
-pub(crate) fn passes(
-    files: &BTreeMap<Date, usize>,
-    calendar: &OrgCalendar,
-    wanted: Option<&Days>,
-) -> Result<Vec<Pass>> {
+pub(crate) fn passes(files: &BTreeMap<Date, u64>, calendar: &OrgCalendar, wanted: Option<&Days>) -> Result<Vec<Pass>> {
     let zones = calendar.zones();
     let mut sources: BTreeMap<Date, BTreeSet<Date>> = BTreeMap::new();
     for date in files.keys() {
@@ -63,8 +60,8 @@ pub(crate) fn passes(
         let who = wanted.and_then(|wanted| wanted.get(&day)).cloned().unwrap_or(Who::Everyone);
         if let Some(pass) = passes.last_mut().filter(|pass| pass.who == who) {
             let follows = pass.to_us >= from_us && pass.end() == day;
-            let count = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<usize>();
-            if follows && pass.days < width && count <= PASS_FILES_MAX {
+            let rows = pass.utc_dates.union(&dates).map(|date| files[date]).sum::<u64>();
+            if follows && pass.days < width && rows <= PASS_ROWS_MAX {
                 pass.days += 1;
                 pass.utc_dates.extend(dates);
                 pass.to_us = pass.to_us.max(to_us);
@@ -74,6 +71,12 @@ pub(crate) fn passes(
         passes.push(Pass { first: day, days: 1, utc_dates: dates, from_us, to_us, who });
     }
     Ok(passes)
+}
+
+/// Rows of which a file that is being read holds bytes in memory, compressed or not: those of a row group; a small one still takes what
+/// its columns' readers take.
+pub(crate) fn rows_held(file: &DataFile) -> u64 {
+    file.rows.clamp(32 << 10, ROW_GROUP_ROWS as u64)
 }
 
 impl Pass {

@@ -137,7 +137,7 @@ impl Service {
         loop {
             looks.tick().await;
             let started = Instant::now();
-            if !works || started >= ask_at {
+            if started >= ask_at {
                 match self.hold().await {
                     Ok(held) => {
                         if works != held {
@@ -145,10 +145,13 @@ impl Service {
                         }
                         works = held;
                         self.metrics.works(works);
-                        ask_at = started + self.keep_every();
+                        // Who stands by asks at every look.
+                        ask_at = if held { started + self.keep_every() } else { started };
                     }
                     Err(error) => {
                         works = false;
+                        self.metrics.works(works);
+                        ask_at = started + self.settings.interval.unsigned_abs();
                         self.tell(Err(error), started);
                     }
                 }

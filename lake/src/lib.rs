@@ -36,6 +36,7 @@ mod write;
 pub use commit::{Change, Swap};
 pub use error::{CommitError, Error, Result};
 pub use file::{Bound, ColumnStats, DataFile, FileStats};
-pub use scan::MERGED_FILES_MAX;
+pub(crate) use scan::MERGED_FILES_MAX;
 pub use store::Lake;
 pub use table::{Head, News, Snapshot, Table, Version};
+pub use write::ROW_GROUP_ROWS;

@@ -29,7 +29,7 @@ use crate::{DataFile, Error, Lake, Result, Snapshot, Table, layout, prune::prune
 
 /// Most files merged at a time: each holds a batch of rows and the fetched columns of a row group in memory. The rows of
 /// more files are sorted, with spilling.
-pub const MERGED_FILES_MAX: usize = 64;
+pub(crate) const MERGED_FILES_MAX: usize = 64;
 /// Most runs of [`Snapshot::sorted_runs`].
 const RUNS_MAX: usize = 512;
 /// Rows that all runs together hold in batches, about.
@@ -85,7 +85,7 @@ impl Snapshot {
     /// prune files, row groups and pages, and the caller knows better how to drop the rest. With the session's
     /// `execution.parquet.pushdown_filters` rows are dropped while pages are decoded, which is worth it where few are wanted.
     ///
-    /// Memory: up to [`MERGED_FILES_MAX`] files are merged, a batch of each at a time. Rows of more files are sorted within
+    /// Memory: up to 64 files are merged, a batch of each at a time. Rows of more files are sorted within
     /// the session's memory pool, and spill to disk where it has a limit.
     ///
     /// # Errors

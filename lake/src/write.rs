@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Most rows of a row group: what a reader prunes, fetches and decodes at a time.
-const ROW_GROUP_ROWS: usize = 128 * 1024;
+pub const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// What a column takes without compression, up to which it is left so (bytes): of ninety columns many are null or hold one value.
 const WORTH_COMPRESSING: usize = 512;
 /// The same, up to which Snappy compresses it, and above which Zstandard does (bytes). Each column of a file has a compressor of its own, and for each
