@@ -90,6 +90,11 @@ impl<'a> What<'a> {
     fn rebuild(self) -> Option<&'a Rebuild> {
         if let Self::Days(rebuild) = self { Some(rebuild) } else { None }
     }
+
+    /// The one organisation whose days are computed again.
+    fn org(self) -> Option<String> {
+        Some(self.rebuild()?.org.as_ref()?.as_str().to_owned())
+    }
 }
 
 /// A run to be.
@@ -221,8 +226,7 @@ impl Job<'_> {
             return Ok((None, watermark(context, events).await?.unwrap_or(i64::MIN)));
         };
         if let Some(rebuild) = self.what.rebuild() {
-            let who = rebuild.org.iter().map(|org| org.as_str().to_owned()).collect::<BTreeSet<_>>();
-            let who = if who.is_empty() { Who::Everyone } else { Who::of_orgs(who) };
+            let who = self.what.org().map_or(Who::Everyone, |org| Who::of_orgs([org].into()));
             days_between(before, events, rebuild.from, rebuild.to).for_each(|date| new.add(date, &who));
         }
         if !recounted.is_empty() {
@@ -234,8 +238,7 @@ impl Job<'_> {
 
     /// Organisations all of whose days are computed: what the table's rows say of their people stands for nothing.
     fn computed_anew(&self, recounted: &BTreeSet<String>) -> BTreeSet<String> {
-        let rebuilt = self.what.rebuild().filter(|rebuild| rebuild.is_of_all_days());
-        let rebuilt = rebuilt.and_then(|rebuild| rebuild.org.as_ref()).map(|org| org.as_str().to_owned());
+        let rebuilt = self.what.org().filter(|_| self.what.rebuild().is_some_and(Rebuild::is_of_all_days));
         recounted.iter().cloned().chain(rebuilt).collect()
     }
 
@@ -252,8 +255,7 @@ impl Job<'_> {
 
     /// Why a run over what is new computes what it does of single organisations.
     fn reasons(&self, recounted: &BTreeSet<String>) -> BTreeMap<String, &'static str> {
-        let rebuilt = self.what.rebuild().and_then(|rebuild| rebuild.org.as_ref());
-        let rebuilt = rebuilt.map(|org| (org.as_str().to_owned(), REBUILD));
+        let rebuilt = self.what.org().map(|org| (org, REBUILD));
         recounted.iter().map(|org| (org.clone(), CALENDAR)).chain(rebuilt).collect()
     }
 }

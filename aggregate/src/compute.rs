@@ -59,7 +59,7 @@ impl Shared {
 }
 
 /// What files of each UTC date hold in memory.
-fn files_by_date(events: &Snapshot) -> Result<BTreeMap<Date, u64>> {
+fn rows_held_by_date(events: &Snapshot) -> Result<BTreeMap<Date, u64>> {
     let mut files = BTreeMap::new();
     for file in &events.files {
         let date = file.partition_value.ok_or_else(|| Error::Partition { path: file.path.clone() })?;
@@ -156,7 +156,7 @@ impl Work<'_> {
         people: &mut People,
         progress: &dyn Progress,
     ) -> Result<ControlFlow<Done, Date>> {
-        let plan = passes(&files_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
+        let plan = passes(&rows_held_by_date(&self.shared.events)?, &self.shared.calendar, wanted)?;
         progress.planned(plan.iter().map(|pass| pass.days as u64).sum());
         // Days with rows that stay as they are, for some people at least. A day without a pass has no events of anyone.
         let planned: BTreeSet<Date> = plan.iter().flat_map(Pass::dates).collect();

@@ -15,7 +15,7 @@
 use std::{cmp::Ordering, collections::BinaryHeap, sync::Arc};
 
 use arrow::array::{RecordBatch, StringViewArray};
-use datafusion::{error::DataFusionError, execution::SendableRecordBatchStream};
+use datafusion::execution::SendableRecordBatchStream;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{Error, Result, columns::Columns, walk::Walk};
@@ -67,7 +67,7 @@ pub(crate) async fn merge(runs: Vec<SendableRecordBatchStream>, walk: &mut Walk<
 /// The next batch that has rows.
 async fn next(rest: &mut SendableRecordBatchStream) -> Result<Option<RecordBatch>> {
     loop {
-        match rest.next().await.transpose().map_err(|error: DataFusionError| Error::Scan(error))? {
+        match rest.next().await.transpose().map_err(Error::Scan)? {
             Some(batch) if batch.num_rows() == 0 => {}
             batch => return Ok(batch),
         }

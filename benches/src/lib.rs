@@ -26,8 +26,9 @@ use ingest::{
     log::{EmbeddedLog, EmbeddedSettings},
     worker::{Settings, Worker, progress},
 };
-use jiff::Timestamp;
-use lake::Lake;
+use jiff::{SignedDuration, Timestamp};
+use lake::{Lake, maintain};
+use schemas::EVENTS;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +122,15 @@ pub fn calendar() -> OrgCalendar {
         calendar.set(&org.id.parse().expect("an id"), days(org.time_zone));
     }
     calendar
+}
+
+/// Merges small files of past days, as in service.
+///
+/// # Panics
+/// Where they cannot be merged.
+pub async fn merge_small_files(lake: &Lake) {
+    let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
+    lake.maintain(&EVENTS, &settings, false).await.expect("its files can be merged");
 }
 
 /// Deletes all that follows from `events` and `dead_letters` from a lake in a folder.

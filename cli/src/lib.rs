@@ -13,6 +13,7 @@ mod config;
 mod demo;
 mod fault;
 pub mod generate;
+mod http;
 mod output;
 mod parts;
 mod registry;

@@ -17,7 +17,10 @@ use reqwest::{StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::fault::{Fault, Result};
+use crate::{
+    fault::{Fault, Result},
+    http::{self, Problem},
+};
 
 /// One event on its way.
 #[derive(Clone, Debug)]
@@ -68,30 +71,20 @@ struct Answer {
     problem: Problem,
 }
 
-/// RFC 9457. The end of `type` is the stable name of the cause.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    title: Option<String>,
-    detail: Option<String>,
-}
-
-impl Problem {
-    fn refusal(&self, line: &Line, otherwise: &str) -> Refusal {
-        let cause = self.kind.as_deref().and_then(|kind| kind.rsplit('/').next()).filter(|cause| !cause.is_empty());
-        let detail = self.detail.as_deref().or(self.title.as_deref()).unwrap_or(otherwise);
-        Refusal { line: line.number, cause: cause.unwrap_or("refused").to_owned(), detail: detail.to_owned() }
-    }
-}
-
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Rejected {
     index: usize,
     #[serde(flatten)]
     problem: Problem,
+}
+
+impl Refusal {
+    fn new(problem: &Problem, line: &Line, otherwise: &str) -> Self {
+        let cause = problem.kind.as_deref().and_then(|kind| kind.rsplit('/').next()).filter(|cause| !cause.is_empty());
+        let detail = problem.text().unwrap_or(otherwise).to_owned();
+        Self { line: line.number, cause: cause.unwrap_or("refused").to_owned(), detail }
+    }
 }
 
 enum Attempt {
@@ -110,20 +103,9 @@ enum Attempt {
 impl Sender {
     /// `url`: the collector's root.
     pub(crate) fn new(url: &url::Url, key: String, retry_for: Duration) -> Result<Self> {
-        let client = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(Duration::from_secs(60))
-            .user_agent(concat!("daybook/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Fault::failed("cannot set up the HTTP client").source(error))?;
-        let mut root = url.clone();
-        if !root.path().ends_with('/') {
-            root.set_path(&format!("{}/", url.path()));
-        }
-        let url =
-            root.join("v1/events").ok().filter(|url| matches!(url.scheme(), "http" | "https")).ok_or_else(|| {
-                Fault::usage(format!("`{url}` is no HTTP address")).help("such as http://127.0.0.1:8080")
-            })?;
+        let client = http::client().timeout(Duration::from_secs(60)).build();
+        let client = client.map_err(|error| Fault::failed("cannot set up the HTTP client").source(error))?;
+        let url = http::endpoint(url, "v1/events")?;
         Ok(Self { client, url, key, retry_for })
     }
 
@@ -141,7 +123,7 @@ impl Sender {
                     batches.push_front(second);
                     batches.push_front(batch);
                 }
-                Attempt::Split { problem, detail } => outcome.refused.push(problem.refusal(&batch[0], &detail)),
+                Attempt::Split { problem, detail } => outcome.refused.push(Refusal::new(&problem, &batch[0], &detail)),
                 Attempt::Done(part) => outcome.add(part),
                 Attempt::Away { why, .. } => return Err(why),
             }
@@ -202,8 +184,7 @@ impl Sender {
             Err(error) => return Ok(unreachable(error)),
         };
         let answer: Answer = serde_json::from_slice(&text).unwrap_or_default();
-        let Problem { title, detail, .. } = answer.problem.clone();
-        let detail = detail.or(title).unwrap_or_else(|| format!("HTTP {status}"));
+        let detail = answer.problem.text().map_or_else(|| format!("HTTP {status}"), str::to_owned);
         match status {
             StatusCode::ACCEPTED | StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY => self.settle(batch, answer),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
@@ -229,9 +210,9 @@ impl Sender {
     fn settle(&self, batch: &[Line], answer: Answer) -> Result<Attempt> {
         let alone = answer.accepted.unwrap_or(0) == 0 && answer.rejected.is_empty() && batch.len() == 1;
         let refused: Vec<Refusal> = if alone && answer.problem.kind.is_some() {
-            vec![answer.problem.refusal(&batch[0], "refused")]
+            vec![Refusal::new(&answer.problem, &batch[0], "refused")]
         } else {
-            let line = |one: &Rejected| Some(one.problem.refusal(batch.get(one.index)?, "refused"));
+            let line = |one: &Rejected| Some(Refusal::new(&one.problem, batch.get(one.index)?, "refused"));
             answer.rejected.iter().filter_map(line).collect()
         };
         let accepted = answer.accepted.unwrap_or(0);

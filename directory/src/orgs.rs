@@ -40,6 +40,22 @@ pub struct OrgChange {
     pub daily_quota: Option<Option<u64>>,
 }
 
+impl OrgChange {
+    /// Whether an organisation can have it.
+    ///
+    /// # Errors
+    /// Where there is no such zone, or the lateness is beyond [`ALLOWED_LATENESS_HOURS_MAX`].
+    pub fn check(&self) -> Result<()> {
+        if let Some(zone) = &self.time_zone {
+            check_zone(zone)?;
+        }
+        match self.allowed_lateness_hours {
+            Some(hours) if hours > ALLOWED_LATENESS_HOURS_MAX => Err(Error::Lateness(hours)),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Directory {
     /// Creates an organisation whose days begin and end in the IANA zone `time_zone`.
     ///
@@ -76,12 +92,7 @@ impl Directory {
     /// Where there is no such organisation or zone, the lateness is beyond [`ALLOWED_LATENESS_HOURS_MAX`], or the database cannot be written;
     /// then nothing is changed.
     pub async fn change_org(&self, id: &OrgId, change: &OrgChange) -> Result<()> {
-        if let Some(zone) = &change.time_zone {
-            check_zone(zone)?;
-        }
-        if let Some(hours) = change.allowed_lateness_hours.filter(|hours| *hours > ALLOWED_LATENESS_HOURS_MAX) {
-            return Err(Error::Lateness(hours));
-        }
+        change.check()?;
         let update = "UPDATE organisations SET time_zone = COALESCE($1, time_zone), \
                       allowed_lateness_hours = COALESCE($2, allowed_lateness_hours), \
                       daily_quota = CASE WHEN $3 THEN $4 ELSE daily_quota END WHERE id = $5";

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     free_port,
-    process::{Server, setting, succeed},
+    process::{Server, embedded, setting, succeed},
 };
 
 /// A whole Daybook on a folder: organisation `acme`, a key to send and a key to read.
@@ -30,13 +30,8 @@ impl Daybook {
     /// Where it does not become so.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let at = folder.path().display();
-        let environment = vec![
-            setting("lake.url", format!("{at}/lake")),
-            setting("log.dir", format!("{at}/log")),
-            setting("directory.url", format!("sqlite://{at}/directory.db")),
-            setting("aggregate.interval", "500ms"),
-        ];
+        let mut environment = embedded(folder.path());
+        environment.push(setting("aggregate.interval", "500ms"));
         let _ = succeed(&["org", "create", "acme", "--time-zone", "UTC"], &environment);
         let key = |scope: &str| succeed(&["key", "create", "--org", "acme", "--scope", scope], &environment);
         let (ingest_key, read_key) = (key("ingest").trim().to_owned(), key("read").trim().to_owned());

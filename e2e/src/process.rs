@@ -64,6 +64,17 @@ pub fn setting(key: &str, value: impl std::fmt::Display) -> (String, String) {
     (format!("DAYBOOK__{}", key.to_uppercase().replace('.', "__").replace('-', "_")), value.to_string())
 }
 
+/// Settings of a whole Daybook in a folder: lake, directory and embedded log.
+#[must_use]
+pub fn embedded(folder: &Path) -> Vec<(String, String)> {
+    let at = folder.display();
+    vec![
+        setting("lake.url", format!("{at}/lake")),
+        setting("directory.url", format!("sqlite://{at}/directory.db")),
+        setting("log.dir", format!("{at}/log")),
+    ]
+}
+
 /// A `daybook serve` process; killed when dropped.
 pub struct Server {
     child: Child,

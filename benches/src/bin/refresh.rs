@@ -8,12 +8,11 @@
 )]
 
 use aggregate::{Memory, RunReport, verify};
-use benches::{Filling, Options, Runs, calendar, forget_rollups, median, report};
+use benches::{Filling, Options, Runs, calendar, forget_rollups, median, merge_small_files, report};
 use clap::Parser;
 use daybook::generate::{Config, Generator};
-use jiff::{SignedDuration, Timestamp, civil::Date};
-use lake::{Lake, maintain};
-use schemas::EVENTS;
+use jiff::{Timestamp, civil::Date};
+use lake::Lake;
 use serde_json::json;
 
 /// As in the product.
@@ -109,9 +108,7 @@ async fn measure(options: &Options, days: u32) -> Measured {
     let rounds = options.runs + 1;
     let first = usize::try_from(total).expect("a number of events") - 2 * rounds * delta;
     filling.put(events.by_ref().take(first)).await;
-    // As in service: small files of past days are merged.
-    let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
-    lake.maintain(&EVENTS, &settings, false).await.expect("its files can be merged");
+    merge_small_files(&lake).await;
     let calendar = calendar();
     let (mut full, mut warm, mut cold, mut last) =
         (Runs::default(), Runs::default(), Runs::default(), RunReport::default());

@@ -20,15 +20,15 @@ use std::{
 
 use aggregate::{Memory, roll_up};
 use benches::{
-    Filling, Options, calendar, forget_rollups, median, peers,
+    Filling, Options, calendar, forget_rollups, median, merge_small_files, peers,
     program::{Program, Usage},
     report,
 };
 use clap::Parser;
 use e2e::{activity, installed};
 use futures::{StreamExt as _, TryStreamExt as _};
-use jiff::{SignedDuration, Timestamp};
-use lake::{Lake, maintain};
+use jiff::Timestamp;
+use lake::Lake;
 use schemas::{EVENTS, rollup::ROLLUP_DAILY};
 use serde_json::{Value, json};
 
@@ -160,9 +160,7 @@ fn contest(runtime: &tokio::runtime::Runtime, arguments: &Arguments) {
     if !lake.join(EVENTS.name).exists() {
         runtime.block_on(Filling::new(&url, folder).put(activity::generator_of(options.events, arguments.users)));
         if !arguments.small_files {
-            // As in service: small files of past days are merged.
-            let settings = maintain::Settings { quiet_after: SignedDuration::ZERO, ..maintain::Settings::default() };
-            runtime.block_on(open(&lake).maintain(&EVENTS, &settings, true)).expect("its files can be merged");
+            runtime.block_on(merge_small_files(&open(&lake)));
         }
     }
     let out = |engine: &str| folder.join(engine).with_extension("parquet");
@@ -172,9 +170,7 @@ fn contest(runtime: &tokio::runtime::Runtime, arguments: &Arguments) {
         command
     };
     let peer = |engine: &str, dedupe: bool| {
-        let mut command = Command::new(installed("DAYBOOK_ENGINES_PYTHON"));
-        // Its compiled modules would lie beside the scripts.
-        command.env("PYTHONDONTWRITEBYTECODE", "1").arg(peers::folder().join("engines/rollup.py"));
+        let mut command = script();
         command.arg(engine).arg(&lake).arg(&zones).arg(out(engine)).args(dedupe.then_some("--dedupe"));
         command
     };
@@ -220,11 +216,17 @@ fn contest(runtime: &tokio::runtime::Runtime, arguments: &Arguments) {
     report("rollup", &programs, ratios, detail, options.json.as_deref());
 }
 
+/// What the peers run.
+fn script() -> Command {
+    let mut command = Command::new(installed("DAYBOOK_ENGINES_PYTHON"));
+    // Its compiled modules would lie beside the scripts.
+    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(peers::folder().join("engines/rollup.py"));
+    command
+}
+
 /// Where the tables of peers differ from ours: rows by table and column.
 fn compare(lake: &Path, tables: &[PathBuf]) -> Value {
-    let mut command = Command::new(installed("DAYBOOK_ENGINES_PYTHON"));
-    command.env("PYTHONDONTWRITEBYTECODE", "1").arg(peers::folder().join("engines/rollup.py"));
-    let output = command.arg("compare").arg(lake).arg(ROLLUP_DAILY.name).args(tables).output().expect("Python starts");
+    let output = script().arg("compare").arg(lake).arg(ROLLUP_DAILY.name).args(tables).output().expect("Python starts");
     let differences = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     assert!(output.status.success(), "{differences}\n{}", String::from_utf8_lossy(&output.stderr));
     differences

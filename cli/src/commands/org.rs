@@ -96,13 +96,15 @@ pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Re
         OrgCommand::Create { id, name, time_zone, allowed_lateness, daily_quota } => {
             let failed = || format!("cannot create organisation `{id}`");
             let name = name.as_deref().unwrap_or(id.as_str());
-            let org = directory.create_org(id, name, time_zone, now).await.during(failed())?;
-            // In between it has no key, and so no events.
             let change = OrgChange {
                 allowed_lateness_hours: *allowed_lateness,
                 daily_quota: daily_quota.map(Some),
                 ..OrgChange::default()
             };
+            // Before there is an organisation that is not what was asked for.
+            change.check().during(failed())?;
+            let org = directory.create_org(id, name, time_zone, now).await.during(failed())?;
+            // In between it has no key, and so no events.
             directory.change_org(id, &change).await.during(failed())?;
             output::text(&format!("organisation {} ({}), days in {}\n", org.id, org.name, org.time_zone))
         }

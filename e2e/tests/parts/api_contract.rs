@@ -4,7 +4,7 @@ use std::process::Command;
 
 use e2e::{
     free_port, installed,
-    process::{Server, setting, succeed},
+    process::{Server, embedded, succeed},
 };
 
 /// Requests of each kind and route; `SCHEMATHESIS_EXAMPLES` asks for more.
@@ -13,10 +13,9 @@ const EXAMPLES: &str = "8";
 #[tokio::test]
 async fn it_does_what_it_says() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let dir = folder.path().join("demo").display().to_string();
-    let _ = succeed(&["demo", "--once", "--events", "3000", "--dir", &dir], &[]);
-    let environment =
-        [setting("lake.url", format!("{dir}/lake")), setting("directory.url", format!("sqlite://{dir}/directory.db"))];
+    let dir = folder.path().join("demo");
+    let _ = succeed(&["demo", "--once", "--events", "3000", "--dir", &dir.display().to_string()], &[]);
+    let environment = embedded(&dir);
     let key = succeed(&["key", "create", "--org", "acme", "--scope", "read"], &environment);
     let listen = format!("127.0.0.1:{}", free_port());
     let log = folder.path().join("serve.log");

@@ -13,10 +13,7 @@ fn a_second_run_adds_nothing_twice() {
         assert_eq!(code, 0, "{time}: {out}\n{err}");
         assert!(out.contains("ok   sent = accepted + refused"), "{time}: {out}");
     }
-    let settings = [
-        ("DAYBOOK__LAKE__URL".to_owned(), dir.join("lake").display().to_string()),
-        ("DAYBOOK__DIRECTORY__URL".to_owned(), format!("sqlite://{}/directory.db", dir.display())),
-    ];
+    let settings = e2e::process::embedded(&dir);
     let counted = e2e::process::query(
         "SELECT sum(events_received) AS n, sum(duplicates_removed) AS d FROM rollup_daily",
         &settings,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::{
     free_port,
-    process::{Server, run, setting, succeed, wait_for},
+    process::{Server, embedded, run, setting, succeed, wait_for},
 };
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -19,13 +19,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let at = folder.path().display();
-        let environment = vec![
-            setting("lake.url", format!("{at}/lake")),
-            setting("directory.url", format!("sqlite://{at}/directory.db")),
-            setting("log.dir", format!("{at}/log")),
-            setting("aggregate.interval", "500ms"),
-        ];
+        let mut environment = embedded(folder.path());
+        environment.push(setting("aggregate.interval", "500ms"));
         for org in ["acme", "globex"] {
             let _ = succeed(&["org", "create", org], &environment);
         }
@@ -66,6 +61,15 @@ fn evening() -> (String, [String; 2]) {
     let date = (jiff::Timestamp::now() - jiff::SignedDuration::from_hours(48)).to_zoned(jiff::tz::TimeZone::UTC).date();
     let next = date.tomorrow().expect("our time").to_string();
     (format!("{date}T20:00:00Z"), [date.to_string(), next])
+}
+
+#[test]
+fn an_organisation_is_made_as_asked_or_not_at_all() {
+    let world = World::new();
+    let (code, _, refusal) = run(&["org", "create", "late", "--allowed-lateness", "9000"], &world.environment);
+    assert!(code == 1 && refusal.contains("8784 hours"), "{code} {refusal}");
+    let made = succeed(&["org", "create", "late", "--allowed-lateness", "12"], &world.environment);
+    assert!(made.contains("late"), "{made}");
 }
 
 #[tokio::test]

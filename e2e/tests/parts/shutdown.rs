@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::process::{Server, query, setting, succeed, wait_for};
+use e2e::process::{Server, embedded, query, setting, succeed, wait_for};
 use reqwest::{Client, StatusCode};
 use serde_json::json;
 use tokio::{
@@ -31,13 +31,8 @@ impl World {
     /// All roles on an embedded log; a shutdown waits for `drain`.
     fn new(drain: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let at = folder.path().display();
-        let environment = vec![
-            setting("lake.url", format!("{at}/lake")),
-            setting("directory.url", format!("sqlite://{at}/directory.db")),
-            setting("log.dir", format!("{at}/log")),
-            setting("http.drain", drain),
-        ];
+        let mut environment = embedded(folder.path());
+        environment.push(setting("http.drain", drain));
         let _ = succeed(&["org", "create", "acme", "--daily-quota", "100000000"], &environment);
         let key = succeed(&["key", "create", "--org", "acme", "--rate-limit", "0"], &environment);
         let listen = format!("127.0.0.1:{}", e2e::free_port());

@@ -34,14 +34,14 @@ fn write(document: &Value) -> String {
     );
     let paths = document["paths"].as_object().expect("the document has paths");
     // Those that describe a table stand with the table.
-    let read = |path: &str| !path.ends_with("/schema");
+    let shown: Vec<_> = paths.iter().filter(|(path, _)| !path.ends_with("/schema")).collect();
     page.push_str("<nav><ul>");
-    for (path, operation) in paths.iter().filter(|(path, _)| read(path)) {
+    for (path, operation) in &shown {
         let about = escaped(&method(operation).1["summary"]);
         put(&mut page, format_args!("<li><a href=\"#{path}\"><code>{path}</code></a><br>{about}</li>\n"));
     }
     page.push_str("</ul></nav>\n");
-    for (path, operation) in paths.iter().filter(|(path, _)| read(path)) {
+    for (path, operation) in shown {
         section(&mut page, document, path, operation);
     }
     page.push_str("</body></html>\n");

@@ -57,14 +57,13 @@ const CATALOGUE: &str = "/v1/catalogue";
 const OPENAPI: &str = "/v1/openapi.json";
 /// This API, described for people; for whoever asks.
 const DOCS: &str = "/v1/docs";
-
 /// SQL over the tables.
 pub(crate) const SQL: &str = "/v1/sql";
 
 /// Every route that asks for a credential: its path, and what answers.
 fn handlers() -> Vec<(&'static str, MethodRouter<Query>)> {
-    let metrics = get(async |query, uri, headers| rows::fixed(query, uri, headers, metric_catalogue).await);
-    let mut handlers = vec![(CATALOGUE, metrics)];
+    let catalogue = get(async |query, uri, headers| rows::fixed(query, uri, headers, metric_catalogue).await);
+    let mut handlers = vec![(CATALOGUE, catalogue)];
     for resource in resources() {
         let read = get(async |query, uri, headers| rows::read(resource, query, uri, headers).await);
         let schema = get(async |query, uri, headers| rows::schema(resource, query, uri, headers).await);

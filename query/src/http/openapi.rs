@@ -164,11 +164,11 @@ fn parameters(resource: &Resource, date: &str) -> Vec<Value> {
 /// What a table's columns mean.
 fn meaning(resource: &Resource) -> Value {
     let name = resource.spec.name;
-    described(&format!("describe_{name}"), format!("What the columns of `{name}` mean."), "Catalogue")
+    described(&format!("describe_{name}"), format!("What the columns of `{name}` mean."), Some("Catalogue"))
 }
 
 fn all_meanings() -> Value {
-    described("describe_tables", "The metric catalogue: what every table's columns mean.".into(), "")
+    described("describe_tables", "The metric catalogue: what every table's columns mean.".into(), None)
 }
 
 /// A route for whoever asks.
@@ -202,10 +202,10 @@ fn sql() -> Value {
 }
 
 /// A route without parameters that answers JSON; of the named schema, or any object.
-fn described(id: &str, about: String, schema: &str) -> Value {
+fn described(id: &str, about: String, schema: Option<&str>) -> Value {
     let schema = match schema {
-        "" => json!({ "type": "object" }),
-        name => json!({ "$ref": format!("#/components/schemas/{name}") }),
+        Some(name) => json!({ "$ref": format!("#/components/schemas/{name}") }),
+        None => json!({ "type": "object" }),
     };
     let mut responses = problems();
     responses

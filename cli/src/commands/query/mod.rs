@@ -9,6 +9,7 @@ use arrow::{
     datatypes::Schema,
     util::display::{ArrayFormatter, FormatOptions},
 };
+use bytes::Bytes;
 use comfy_table::{Cell, CellAlignment};
 use futures::{Stream, TryStreamExt as _};
 use query::{Access, formats};
@@ -20,6 +21,8 @@ use crate::{
     output, parts,
 };
 
+/// Where names are to be found.
+const LISTS: &str = "`daybook query \"SHOW TABLES\"` lists the tables, `\"DESCRIBE events\"` the columns of one";
 /// Rows that are worth aligning: a reader of more wants another format.
 const TABLE_ROWS: usize = 10_000;
 /// With more columns than this, each row is printed as a block of lines.
@@ -55,8 +58,13 @@ pub(crate) async fn run(args: &QueryArgs, sources: &Sources) -> Result<()> {
         return show(&schema, &taken);
     };
     let mut chunks = formats::write(rows, format);
+    print(async || chunks.try_next().await.map_err(fault)).await
+}
+
+/// Prints what comes, chunk by chunk, and ends the last line.
+async fn print(mut next: impl AsyncFnMut() -> Result<Option<Bytes>>) -> Result<()> {
     let mut last = None;
-    while let Some(chunk) = chunks.try_next().await.map_err(fault)? {
+    while let Some(chunk) = next().await? {
         last = chunk.last().copied().or(last);
         output::bytes(&chunk)?;
     }
@@ -149,8 +157,7 @@ fn table(columns: &[String], batches: &[RecordBatch]) -> Result<String> {
 fn fault(error: query::Error) -> Fault {
     match error {
         query::Error::Refused(_) => Fault::usage(error.to_string()),
-        query::Error::Sql(source) => Fault::usage(query::sql::message(&source))
-            .help("`daybook query \"SHOW TABLES\"` lists the tables, `\"DESCRIBE events\"` the columns of one"),
+        query::Error::Sql(source) => Fault::usage(query::sql::message(&source)).help(LISTS),
         query::Error::Budget(_) => {
             Fault::failed("the query takes too much memory").source(error).help("ask for fewer days or columns at once")
         }

@@ -1,64 +1,45 @@
 //! Asking a query service.
 
-use arrow::{array::RecordBatch, buffer::Buffer, datatypes::SchemaRef, ipc::reader::StreamDecoder};
+use arrow::{buffer::Buffer, datatypes::SchemaRef, ipc::reader::StreamDecoder};
 use bytes::Bytes;
 use query::formats::Format;
 use reqwest::{Response, StatusCode, Url};
-use serde::Deserialize;
 
 use super::Taken;
 use crate::{
     fault::{During as _, Fault, Result},
-    output,
+    http::{self, Problem},
 };
 
-/// RFC 9457, as far as it is shown.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Problem {
-    title: String,
-    detail: String,
-    request_id: String,
-}
+const NO_STREAM: &str = "the answer is no Arrow stream";
 
 /// The answer to `sql`, in `format`.
 async fn ask(url: &Url, key: &str, sql: &str, format: Format) -> Result<Response> {
-    let mut root = url.clone();
-    if !root.path().ends_with('/') {
-        root.set_path(&format!("{}/", url.path()));
-    }
-    let to = root.join("v1/sql").ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-    let usage = || Fault::usage(format!("`{url}` is no HTTP address")).help("such as http://127.0.0.1:8080");
-    let to = to.ok_or_else(usage)?;
-    let client = reqwest::Client::builder().user_agent(concat!("daybook/", env!("CARGO_PKG_VERSION")));
-    let client = client.build().during("cannot set up the HTTP client")?;
+    let to = http::endpoint(url, "v1/sql")?;
+    let client = http::client().build().during("cannot set up the HTTP client")?;
     let request = client.post(to).query(&[("format", format.name())]).bearer_auth(key);
     let request = request.header("content-type", "application/sql").body(sql.to_owned());
     let response = request.send().await.map_err(|error| {
         let fault = Fault::failed(format!("the query service at {url} cannot be reached")).source(error.without_url());
         fault.help("is it running, with the role query? `daybook serve --role query`")
     })?;
-    if response.status().is_success() {
+    let status = response.status();
+    if status.is_success() {
         return Ok(response);
     }
-    let status = response.status();
-    let problem: Problem = response.json().await.unwrap_or_default();
-    Err(fault(status, problem))
+    Err(fault(status, &response.json().await.unwrap_or_default()))
 }
 
 /// What went wrong, as the service says.
-fn fault(status: StatusCode, problem: Problem) -> Fault {
-    let Problem { title, detail, request_id } = problem;
-    let what = [detail, title, format!("the query service answers {status}")];
-    let what = what.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-    match status {
-        StatusCode::BAD_REQUEST => Fault::usage(what)
-            .help("`daybook query \"SHOW TABLES\"` lists the tables, `\"DESCRIBE events\"` the columns of one"),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+fn fault(status: StatusCode, problem: &Problem) -> Fault {
+    let what = problem.text().map_or_else(|| format!("the query service answers {status}"), str::to_owned);
+    match (status, &problem.request_id) {
+        (StatusCode::BAD_REQUEST, _) => Fault::usage(what).help(super::LISTS),
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
             Fault::usage(what).help("--key or DAYBOOK_KEY takes a key of `daybook key create --scope read`")
         }
-        _ if request_id.is_empty() => Fault::failed(what),
-        _ => Fault::failed(what).help(format!("the service's log tells more, under request {request_id}")),
+        (_, Some(id)) => Fault::failed(what).help(format!("the service's log tells more, under request {id}")),
+        (_, None) => Fault::failed(what),
     }
 }
 
@@ -73,12 +54,7 @@ async fn chunk(response: &mut Response) -> Result<Option<Bytes>> {
 /// Prints the answer as it comes.
 pub(super) async fn print(url: &Url, key: &str, sql: &str, format: Format) -> Result<()> {
     let mut response = ask(url, key, sql, format).await?;
-    let mut last = None;
-    while let Some(chunk) = chunk(&mut response).await? {
-        last = chunk.last().copied().or(last);
-        output::bytes(&chunk)?;
-    }
-    if last.is_some_and(|last| last != b'\n') { output::text("\n") } else { Ok(()) }
+    super::print(async || chunk(&mut response).await).await
 }
 
 /// As many rows as are worth a table.
@@ -87,17 +63,13 @@ pub(super) async fn take(url: &Url, key: &str, sql: &str) -> Result<(SchemaRef, 
     let (mut decoder, mut taken) = (StreamDecoder::new(), Taken::default());
     while let Some(chunk) = chunk(&mut response).await? {
         let mut buffer = Buffer::from(chunk);
-        while let Some(batch) = next(&mut decoder, &mut buffer)? {
+        while let Some(batch) = decoder.decode(&mut buffer).during(NO_STREAM)? {
             if !taken.push(&batch) {
                 return Ok((batch.schema(), taken));
             }
         }
     }
     decoder.finish().during("the answer was cut off")?;
-    let schema = decoder.schema().ok_or_else(|| Fault::failed("the answer is no Arrow stream"))?;
+    let schema = decoder.schema().ok_or_else(|| Fault::failed(NO_STREAM))?;
     Ok((schema, taken))
-}
-
-fn next(decoder: &mut StreamDecoder, buffer: &mut Buffer) -> Result<Option<RecordBatch>> {
-    decoder.decode(buffer).during("the answer is no Arrow stream")
 }
