@@ -59,6 +59,8 @@ fn run(cli: Cli) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        // The parser of SQL walks its trees by recursion.
+        .thread_stack_size(STACK_BYTES)
         .build()
         .map_err(|error| Fault::failed("cannot start the threads").source(error))?;
     let outcome = runtime.block_on(command(cli.command, sources));
@@ -66,6 +68,9 @@ fn run(cli: Cli) -> Result<()> {
     runtime.shutdown_background();
     outcome
 }
+
+/// Stack of a thread.
+const STACK_BYTES: usize = 16 << 20;
 
 async fn command(command: Command, sources: Sources) -> Result<()> {
     if !matches!(command, Command::Serve(_)) {

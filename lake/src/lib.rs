@@ -37,6 +37,7 @@ pub use commit::{Change, Swap};
 pub use error::{CommitError, Error, Result};
 pub use file::{Bound, ColumnStats, DataFile, FileStats};
 pub(crate) use scan::MERGED_FILES_MAX;
+pub use scan::read_schema;
 pub use store::Lake;
 pub use table::{Head, News, Snapshot, Table, Version};
 pub use write::ROW_GROUP_ROWS;

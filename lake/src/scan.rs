@@ -183,7 +183,8 @@ struct Provider {
 }
 
 /// The table's schema as it is read: text as views, which share their buffer with the decoded page.
-fn read_schema(spec: &TableSpec) -> SchemaRef {
+#[must_use]
+pub fn read_schema(spec: &TableSpec) -> SchemaRef {
     let schema = spec.schema();
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8View)),

@@ -32,7 +32,7 @@ use lake::{Head, Lake, Table};
 use schemas::{DEAD_LETTERS, OrgId, TableSpec, tables};
 use tokio::time::Instant;
 
-use crate::{Error, Result, columns, fence::Fence, settings::Limits};
+use crate::{Error, Result, bounded, columns, fence::Fence, settings::Limits};
 
 /// Whose rows a session sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +161,7 @@ impl Entry {
 
     async fn load(&self, head: Option<&Head>) -> Result<Pinned> {
         let (version, table_id, provider): (_, _, Arc<dyn TableProvider>) = match head {
-            None => (None, String::new(), Arc::new(EmptyTable::new(self.spec.schema()))),
+            None => (None, String::new(), Arc::new(EmptyTable::new(lake::read_schema(self.spec)))),
             Some(_) => {
                 let snapshot = self.table.snapshot().await.map_err(|error| self.lake_error(error))?;
                 (Some(snapshot.version), snapshot.table_id.clone(), snapshot.provider())
@@ -270,6 +270,7 @@ impl Catalog {
             .build();
         // What CREATE EXTERNAL TABLE would need.
         state.table_factories_mut().clear();
+        bounded::bound(&mut state).expect("the engine's own functions");
         SessionContext::new_with_state(state)
     }
 

@@ -43,6 +43,18 @@ pub enum Error {
     /// Two services registered the same metrics. A fault in the wiring.
     #[error("the metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
+    /// A certificate or its key is of no use. Correct the file or the setting.
+    #[error("`{}` is of no use for TLS", path.display())]
+    Tls {
+        /// File.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The system gives no threads. Give it more.
+    #[error("the threads for SQL cannot be started")]
+    Threads(#[source] std::io::Error),
     /// A setting is out of its range.
     #[error("setting `{name}`: {problem}")]
     Setting {
@@ -53,16 +65,35 @@ pub enum Error {
     },
 }
 
+/// What an error of the engine comes from.
+pub(crate) enum Kind {
+    /// The query and the data.
+    Sql,
+    /// The budget.
+    Budget,
+    /// Files and stores.
+    Scan,
+}
+
 impl Error {
+    /// What an error of the engine comes from.
+    pub(crate) fn kind(error: &DataFusionError) -> Kind {
+        match error.find_root() {
+            DataFusionError::ResourcesExhausted(_) => Kind::Budget,
+            DataFusionError::External(source) if source.is::<Unreadable>() => Kind::Scan,
+            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
+                Kind::Scan
+            }
+            _ => Kind::Sql,
+        }
+    }
+
     /// Sorts an error of the engine.
     pub(crate) fn engine(error: DataFusionError) -> Self {
-        match error.find_root() {
-            DataFusionError::ResourcesExhausted(_) => Self::Budget(Box::new(error)),
-            DataFusionError::External(source) if source.is::<Unreadable>() => Self::Scan(Box::new(error)),
-            DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
-                Self::Scan(Box::new(error))
-            }
-            _ => Self::Sql(Box::new(error)),
+        match Self::kind(&error) {
+            Kind::Budget => Self::Budget(Box::new(error)),
+            Kind::Scan => Self::Scan(Box::new(error)),
+            Kind::Sql => Self::Sql(Box::new(error)),
         }
     }
 }

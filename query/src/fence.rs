@@ -129,6 +129,15 @@ fn harmless(filter: &Expr) -> bool {
     }
 }
 
+/// Which filters go below the fence. All are evaluated above it too.
+pub(crate) fn pushdown(filters: &[&Expr]) -> Vec<TableProviderFilterPushDown> {
+    let support = filters.iter().map(|filter| match harmless(filter) {
+        true => TableProviderFilterPushDown::Inexact,
+        false => TableProviderFilterPushDown::Unsupported,
+    });
+    support.collect()
+}
+
 #[async_trait]
 impl TableProvider for Fence {
     fn schema(&self) -> SchemaRef {
@@ -140,12 +149,7 @@ impl TableProvider for Fence {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        // Inexact: the filter is evaluated above the fence too.
-        let support = filters.iter().map(|filter| match harmless(filter) {
-            true => TableProviderFilterPushDown::Inexact,
-            false => TableProviderFilterPushDown::Unsupported,
-        });
-        Ok(support.collect())
+        Ok(pushdown(filters))
     }
 
     async fn scan(

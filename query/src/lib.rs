@@ -20,18 +20,25 @@
 //! F39 (a privileged connection voids row-level security): there is no bypass role; [`Access::Operator`] is for whoever
 //! holds the lake's own credentials, and no route creates it. F40 (COPY, external tables): see [`sql`](mod@sql).
 
+mod bounded;
 mod catalog;
 mod columns;
 mod error;
 pub mod fence;
 pub mod formats;
 mod http;
+mod live;
+mod pg_catalog;
+mod pgwire;
+mod pool;
 mod settings;
 pub mod sql;
+pub mod tls;
 
 pub use catalog::{Access, Catalog, Pinned, session};
 pub use error::{Error, Result};
 pub use http::{Query, public_routes, router, routes};
+pub use pgwire::PgServer;
 pub use settings::{Limits, Settings};
 pub use sql::sql;
 

@@ -1,6 +1,6 @@
 //! Settings of the query service.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use jiff::SignedDuration;
@@ -15,6 +15,8 @@ pub struct Settings {
     pub timeout: SignedDuration,
     /// Requests answered at once; further ones wait shortly, then get 503.
     pub concurrent_requests: usize,
+    /// Connections of SQL clients at once; further ones are closed.
+    pub connections: usize,
     /// How long a request waits for its turn.
     pub queue_wait: SignedDuration,
     /// Memory of all running queries together.
@@ -29,6 +31,15 @@ pub struct Settings {
     /// cursors end with it.
     #[serde(default, skip_serializing)]
     pub cursor_key: Option<String>,
+    /// Address of the PostgreSQL protocol; `None` = not served.
+    #[serde(default)]
+    pub pg_listen: Option<SocketAddr>,
+    /// Certificate chain of the SQL protocols, as PEM.
+    #[serde(default)]
+    pub tls_certificate_file: Option<PathBuf>,
+    /// Private key of the certificate, as PEM.
+    #[serde(default)]
+    pub tls_key_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for Settings {
@@ -36,12 +47,16 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("timeout", &self.timeout)
             .field("concurrent_requests", &self.concurrent_requests)
+            .field("connections", &self.connections)
             .field("queue_wait", &self.queue_wait)
             .field("memory", &self.memory)
             .field("spill", &self.spill)
             .field("snapshot_age_max", &self.snapshot_age_max)
             .field("cursor_versions", &self.cursor_versions)
             .field("cursor_key", &self.cursor_key.as_ref().map(|_| "…"))
+            .field("pg_listen", &self.pg_listen)
+            .field("tls_certificate_file", &self.tls_certificate_file)
+            .field("tls_key_file", &self.tls_key_file)
             .finish()
     }
 }
@@ -63,11 +78,22 @@ impl Settings {
         if self.concurrent_requests == 0 {
             found.push(fault("concurrent-requests", "must be at least 1"));
         }
+        if self.connections == 0 {
+            found.push(fault("connections", "must be at least 1"));
+        }
         if self.memory.as_u64() < 16 << 20 {
             found.push(fault("memory", "must be at least \"16MiB\""));
         }
         if self.cursor_key.as_ref().is_some_and(|key| key.len() < 32) {
             found.push(fault("cursor-key", "must be at least 32 bytes"));
+        }
+        if self.tls_certificate_file.is_some() != self.tls_key_file.is_some() {
+            found.push(fault("tls-key-file", "goes together with tls-certificate-file: set both or none"));
+        }
+        if self.pg_listen.is_some_and(|address| !address.ip().is_loopback()) && self.tls_certificate_file.is_none() {
+            let problem =
+                "keys cross a network over TLS only: set tls-certificate-file and tls-key-file, or listen on 127.0.0.1";
+            found.push(fault("pg-listen", problem));
         }
         found
     }

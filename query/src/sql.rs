@@ -9,13 +9,16 @@ use std::ops::ControlFlow;
 use datafusion::{
     error::DataFusionError,
     execution::{SendableRecordBatchStream, context::SQLOptions},
+    logical_expr::LogicalPlan,
     prelude::SessionContext,
     sql::{
         parser::{DFParserBuilder, Statement as Parsed},
         sqlparser::{
             ast::{Statement, visit_statements},
-            dialect::GenericDialect,
+            dialect::{GenericDialect, PostgreSqlDialect},
+            keywords::Keyword,
             parser::ParserError,
+            tokenizer::{Token, Tokenizer},
         },
     },
 };
@@ -24,6 +27,8 @@ use crate::{Error, Result};
 
 /// Longest statement (bytes).
 pub const MAX_SQL_BYTES: usize = 256 * 1024;
+/// Operators, joins and set operations in a row, each of which may nest the rest.
+const MAX_SQL_OPERATORS: usize = 300;
 /// Deepest nesting of a statement; the parser recurses.
 const MAX_SQL_DEPTH: usize = 64;
 
@@ -35,6 +40,13 @@ const MAX_SQL_DEPTH: usize = 64;
 /// the stream.
 pub async fn sql(ctx: &SessionContext, text: &str) -> Result<SendableRecordBatchStream> {
     let statement = parse(text)?;
+    let plan = plan(ctx, statement).await?;
+    let frame = ctx.execute_logical_plan(plan).await.map_err(Error::engine)?;
+    frame.execute_stream().await.map_err(Error::engine)
+}
+
+/// Plans a statement that [`reads`]; as a plan it must only read, too.
+pub(crate) async fn plan(ctx: &SessionContext, statement: Parsed) -> Result<LogicalPlan> {
     let plan = ctx.state().statement_to_plan(statement).await.map_err(Error::engine)?;
     SQLOptions::new()
         .with_allow_ddl(false)
@@ -42,15 +54,12 @@ pub async fn sql(ctx: &SessionContext, text: &str) -> Result<SendableRecordBatch
         .with_allow_statements(false)
         .verify_plan(&plan)
         .map_err(|error| Error::Refused(error.strip_backtrace()))?;
-    let frame = ctx.execute_logical_plan(plan).await.map_err(Error::engine)?;
-    frame.execute_stream().await.map_err(Error::engine)
+    Ok(plan)
 }
 
 /// The one statement in `text`, if it is one that reads.
 fn parse(text: &str) -> Result<Parsed> {
-    if text.len() > MAX_SQL_BYTES {
-        return Err(Error::Refused(format!("a statement of more than {MAX_SQL_BYTES} bytes")));
-    }
+    check_size(text)?;
     let mut statements = DFParserBuilder::new(text)
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(MAX_SQL_DEPTH)
@@ -67,28 +76,104 @@ fn parse(text: &str) -> Result<Parsed> {
     Ok(statement)
 }
 
+/// Refuses what is larger than any statement need be.
+///
+/// The parser bounds how deep brackets nest, but `1 + 1 + 1 …` nests too, one level an operator, and what walks or drops such a tree uses a stack frame a
+/// level.
+pub(crate) fn check_size(text: &str) -> Result<()> {
+    if text.len() > MAX_SQL_BYTES {
+        return Err(Error::Refused(format!("a statement of more than {MAX_SQL_BYTES} bytes")));
+    }
+    // What is no text of tokens is the parser's to refuse.
+    let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize() else { return Ok(()) };
+    if depth(&tokens) > MAX_SQL_OPERATORS {
+        let detail = format!("more than {MAX_SQL_OPERATORS} operators in a row (IN takes a list of any length)");
+        return Err(Error::Refused(detail));
+    }
+    Ok(())
+}
+
+/// How deep a statement may nest by what stands between its tokens: the operators in a row, those around the brackets included.
+fn depth(tokens: &[Token]) -> usize {
+    /// What has nested so far between two brackets.
+    #[derive(Clone, Copy, Default)]
+    struct Level {
+        operators: usize,
+        tables: usize,
+    }
+    let (mut outer, mut level, mut deepest) = (Vec::new(), Level::default(), 0);
+    // Of all outer levels.
+    let mut sum = 0;
+    for token in tokens {
+        match token {
+            Token::LParen | Token::LBracket => {
+                outer.push(level);
+                sum += level.operators + level.tables;
+                level = Level::default();
+            }
+            Token::RParen | Token::RBracket => {
+                // An index nests what it follows.
+                let before = outer.pop().unwrap_or_default();
+                sum -= before.operators + before.tables;
+                level = Level { operators: before.operators + usize::from(*token == Token::RBracket), ..before };
+            }
+            Token::Comma | Token::SemiColon => level.operators = 0,
+            Token::Word(word) => match word.keyword {
+                Keyword::JOIN | Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT => level.tables += 1,
+                Keyword::SELECT
+                | Keyword::FROM
+                | Keyword::WHERE
+                | Keyword::ON
+                | Keyword::GROUP
+                | Keyword::HAVING
+                | Keyword::ORDER
+                | Keyword::WHEN
+                | Keyword::THEN
+                | Keyword::ELSE => level.operators = 0,
+                Keyword::AND | Keyword::OR | Keyword::XOR | Keyword::IS | Keyword::LIKE | Keyword::ILIKE => {
+                    level.operators += 1
+                }
+                Keyword::IN | Keyword::BETWEEN | Keyword::AT | Keyword::COLLATE | Keyword::DIV => level.operators += 1,
+                _ => {}
+            },
+            Token::Whitespace(_)
+            | Token::Number(..)
+            | Token::Period
+            | Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::Placeholder(_) => {}
+            _ => level.operators += 1,
+        }
+        deepest = deepest.max(sum + level.operators + level.tables);
+    }
+    deepest
+}
+
 /// Refuses what does more than read, wherever in the statement it stands.
 fn reads(statement: &Parsed) -> Result<()> {
     match statement {
         Parsed::Explain(explain) => reads(&explain.statement),
-        Parsed::Statement(statement) => {
-            // Nested ones too: `WITH x AS (INSERT …) SELECT …`.
-            let found = visit_statements(statement.as_ref(), |statement| match statement {
-                Statement::Query(_)
-                | Statement::Explain { .. }
-                | Statement::ExplainTable { .. }
-                | Statement::ShowTables { .. }
-                | Statement::ShowColumns { .. }
-                | Statement::ShowFunctions { .. }
-                | Statement::ShowVariable { .. } => ControlFlow::Continue(()),
-                other => ControlFlow::Break(verb(&other.to_string())),
-            });
-            match found {
-                ControlFlow::Continue(()) => Ok(()),
-                ControlFlow::Break(verb) => Err(Error::Refused(verb)),
-            }
-        }
+        Parsed::Statement(statement) => reads_statement(statement),
         other => Err(Error::Refused(verb(&other.to_string()))),
+    }
+}
+
+/// As [`reads`].
+pub(crate) fn reads_statement(statement: &Statement) -> Result<()> {
+    // Nested ones too: `WITH x AS (INSERT …) SELECT …`.
+    let found = visit_statements(statement, |statement| match statement {
+        Statement::Query(_)
+        | Statement::Explain { .. }
+        | Statement::ExplainTable { .. }
+        | Statement::ShowTables { .. }
+        | Statement::ShowColumns { .. }
+        | Statement::ShowFunctions { .. }
+        | Statement::ShowVariable { .. } => ControlFlow::Continue(()),
+        other => ControlFlow::Break(verb(&other.to_string())),
+    });
+    match found {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(verb) => Err(Error::Refused(verb)),
     }
 }
 
@@ -97,14 +182,19 @@ fn verb(statement: &str) -> String {
     statement.split_whitespace().next().unwrap_or("this statement").to_uppercase()
 }
 
+/// What is wrong with a text that is no SQL.
+pub(crate) fn parser_message(error: &ParserError) -> String {
+    match error {
+        ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
+        ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
+    }
+}
+
 /// What is wrong with a query, for the person who wrote it: the engine's message without its internals.
 #[must_use]
 pub fn message(error: &DataFusionError) -> String {
     match error.find_root() {
-        DataFusionError::SQL(error, _) => match error.as_ref() {
-            ParserError::ParserError(text) | ParserError::TokenizerError(text) => text.clone(),
-            ParserError::RecursionLimitExceeded => "the statement is nested too deeply".to_owned(),
-        },
+        DataFusionError::SQL(error, _) => parser_message(error),
         root => {
             let text = root.strip_backtrace();
             let kinds = ["Error during planning: ", "Execution error: ", "Schema error: ", "Arrow error: "];

@@ -23,6 +23,9 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "log.producers.organisation",
     "log.producers.signing-key",
     "query.cursor-key",
+    "query.pg-listen",
+    "query.tls-certificate-file",
+    "query.tls-key-file",
 ];
 /// Tables whose keys are somebody else's.
 const OPEN: &[&str] = &["lake.options", "log.avro.schemas", "log.kafka.properties"];

@@ -90,6 +90,9 @@ pub(crate) async fn run(args: &DemoArgs, mut sources: Sources) -> Result<()> {
     sources.set("log.kind", "embedded");
     sources.set("log.dir", at("log"));
     sources.set("directory.url", format!("sqlite://{}", at("directory.db").display()));
+    if !sources.is_set("query.pg-listen") {
+        sources.set("query.pg-listen", "127.0.0.1:0");
+    }
     let config = sources.config()?;
     let mut history = History::read(&at(HISTORY))?;
     let (generator, past) = history.generator(args)?;
@@ -124,7 +127,13 @@ pub(crate) async fn run(args: &DemoArgs, mut sources: Sources) -> Result<()> {
         return service.stop().await;
     }
     service.aggregate(&config)?;
-    output::text(&summary::invitation(service.address, dir.path(), &orgs, matches!(dir, Dir::Temporary(_))))?;
+    output::text(&summary::invitation(
+        service.address,
+        service.pg_address,
+        dir.path(),
+        &orgs,
+        matches!(dir, Dir::Temporary(_)),
+    ))?;
     drop((log, parts));
     service.until(serve::stop_signal()).await
 }

@@ -60,11 +60,21 @@ pub(super) fn text(generator: &Config, account: &Account, times: &Times) -> Stri
 }
 
 /// What to do with a demo that is serving.
-pub(super) fn invitation(address: SocketAddr, dir: &Path, orgs: &[Keys], temporary: bool) -> String {
+pub(super) fn invitation(
+    address: SocketAddr,
+    sql: Option<SocketAddr>,
+    dir: &Path,
+    orgs: &[Keys],
+    temporary: bool,
+) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "daybook".to_owned());
     let dir_text = dir.display();
     let Some(Keys { org, ingest, read }) = orgs.first() else { return String::new() };
     let fate = if temporary { "removed when the demo ends; --dir DIR keeps it" } else { "kept" };
+    let psql = sql.map_or_else(String::new, |sql| {
+        let (host, port) = (sql.ip(), sql.port());
+        format!("\nThe same in psql:\n  PGPASSWORD={read} psql -h {host} -p {port} -U {org} daybook\n")
+    });
     format!(
         "
 Serving on http://{address} (Ctrl-C ends it); the data is in {dir_text} ({fate})
@@ -77,7 +87,7 @@ Serving on http://{address} (Ctrl-C ends it); the data is in {dir_text} ({fate})
 The rollup of `{org}`, over HTTP:
   curl -H 'Authorization: Bearer {read}' 'http://{address}/v1/rollups/daily?limit=2'
   curl -H 'Authorization: Bearer {read}' 'http://{address}/v1/rollups/daily?format=csv&columns=activity_date,user_key,client_type,prompts,model_requests'
-
+{psql}
 All organisations, by SQL:
   {program} --set lake.url={dir_text}/lake query \"SELECT activity_date, count(DISTINCT user_key) AS people, sum(prompts) AS prompts FROM rollup_daily GROUP BY activity_date ORDER BY activity_date\"
 

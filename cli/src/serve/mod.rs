@@ -68,6 +68,9 @@ pub(crate) async fn run(args: &ServeArgs, mut sources: Sources) -> Result<()> {
     if let Some(listen) = args.listen {
         sources.set("http.listen", listen.to_string());
     }
+    if let Some(listen) = args.pg_listen {
+        sources.set("query.pg-listen", listen.to_string());
+    }
     let config = sources.config()?;
     telemetry::start(&config.telemetry, &config.telemetry.level);
     let roles = Roles::of(&args.role);
@@ -109,6 +112,8 @@ impl Parts {
 pub(crate) struct Service {
     /// Where HTTP is served.
     pub(crate) address: SocketAddr,
+    /// Where the PostgreSQL protocol is served, if it is.
+    pub(crate) pg_address: Option<SocketAddr>,
     health: Health,
     /// Ends HTTP.
     closing: CancellationToken,
@@ -140,14 +145,18 @@ impl Service {
             );
             routes = routes.merge(collector::router(state.during("cannot set up the collector")?));
         }
+        let mut asked = None;
         if roles.query {
             let (lake, directory) = (parts.lake.clone(), parts.directory.clone());
             let state = query::Query::new(&config.query, lake, directory, &parts.registry, rand::random());
-            routes = routes.merge(query::router(state.during("cannot set up the query service")?));
+            let state = state.during("cannot set up the query service")?;
+            routes = routes.merge(query::router(state.clone()));
+            asked = Some(state);
         }
         let (closing, stopping) = (CancellationToken::new(), CancellationToken::new());
         let mut service = Self {
             address,
+            pg_address: None,
             health,
             closing: closing.clone(),
             stopping,
@@ -165,11 +174,34 @@ impl Service {
         if roles.maintain {
             service.maintain(config)?;
         }
+        if let Some(query) = asked {
+            service.sql(query, &config.query).await?;
+        }
         service.http.spawn(async move {
             let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
             serving.await.during("the HTTP server failed")
         });
         Ok(service)
+    }
+
+    /// Serves the SQL protocols that have an address.
+    async fn sql(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
+        let Some(address) = settings.pg_listen else { return Ok(()) };
+        let tls = match (&settings.tls_certificate_file, &settings.tls_key_file) {
+            (Some(certificate), Some(key)) => Some(query::tls::acceptor(certificate, key).during("cannot set up TLS")?),
+            _ => None,
+        };
+        let listener = listen(address, "another address with --pg-listen or query.pg-listen").await?;
+        let address = listener.local_addr().during("cannot read the address that is listened on")?;
+        let server = query::PgServer::new(query, tls).await.during("cannot set up the PostgreSQL protocol")?;
+        let closing = self.closing.clone();
+        self.http.spawn(async move {
+            server.serve(listener, closing).await;
+            Ok(())
+        });
+        tracing::info!(%address, "serving the PostgreSQL protocol");
+        self.pg_address = Some(address);
+        Ok(())
     }
 
     async fn worker(&mut self, config: &Config) -> Result<()> {

@@ -45,7 +45,7 @@ pub(super) async fn ask(
         let chunks = stream::iter(first.map(Ok)).chain(chunks);
         Ok(response(body::until(deadline, permit, chunks), format))
     };
-    timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
+    timeout_at(deadline, query.pool().within(answer)).await.unwrap_or_else(|_| Err(Problem::timeout()))
 }
 
 fn response(body: Body, format: Format) -> Response {

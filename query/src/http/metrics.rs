@@ -12,6 +12,16 @@ pub(super) struct Metrics {
     duration: HistogramVec,
     rows: IntCounterVec,
     pub(super) in_flight: IntGauge,
+    connections: IntGauge,
+}
+
+/// An open connection.
+struct Connected(IntGauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -28,12 +38,20 @@ impl Metrics {
             )?,
             rows: IntCounterVec::new(Opts::new("daybook_query_rows_total", "Rows answered, by route."), &["route"])?,
             in_flight: IntGauge::new("daybook_query_requests_in_flight", "Requests being answered.")?,
+            connections: IntGauge::new("daybook_query_sql_connections", "Open connections of SQL clients.")?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.rows.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.connections.clone()))?;
         Ok(metrics)
+    }
+
+    /// Counts an open connection until the answer is dropped.
+    pub(super) fn connected(&self) -> impl Drop + Send + use<> {
+        self.connections.inc();
+        Connected(self.connections.clone())
     }
 
     pub(super) fn answered(&self, route: &str, status: u16, took: Duration) {

@@ -47,7 +47,7 @@ use tokio::{
 use tracing::Instrument;
 
 use self::{metrics::Metrics, problem::Problem, resources::resources};
-use crate::{Catalog, Result, Settings, columns::catalogue_of};
+use crate::{Catalog, Error, Result, Settings, columns::catalogue_of, pool::Pool};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -111,7 +111,10 @@ struct Inner {
     ctx: SessionContext,
     metrics: Metrics,
     permits: Arc<Semaphore>,
+    /// Where SQL is computed.
+    pool: Pool,
     timeout: Duration,
+    connections_max: usize,
     queue_wait: Duration,
     cursor_key: Vec<u8>,
     request_id_seed: u64,
@@ -149,7 +152,9 @@ impl Query {
             directory,
             metrics: Metrics::register(registry)?,
             permits: Arc::new(Semaphore::new(settings.concurrent_requests.min(Semaphore::MAX_PERMITS))),
+            pool: Pool::new().map_err(Error::Threads)?,
             timeout: settings.timeout.unsigned_abs(),
+            connections_max: settings.connections,
             queue_wait: settings.queue_wait.unsigned_abs(),
             cursor_key,
             request_id_seed: u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes")),
@@ -171,12 +176,42 @@ impl Query {
         self.0.catalog.current(&ROLLUP_DAILY).await.map(|_| ())
     }
 
-    /// A place among the requests answered at once; held until the answer is written.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.0.directory
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.0.pool
+    }
+
+    /// Longest time of a statement.
+    pub(crate) fn statement_time(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// Connections of SQL clients at once.
+    pub(crate) fn connections_max(&self) -> usize {
+        self.0.connections_max
+    }
+
+    /// Counts an open connection of a SQL client, until the answer is dropped.
+    pub(crate) fn connected(&self) -> impl Drop + Send + use<> {
+        self.0.metrics.connected()
+    }
+
+    /// A place among the requests and statements answered at once; `None` where none came free in time.
+    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        timeout(self.0.queue_wait, self.0.permits.clone().acquire_owned()).await.ok()?.ok()
+    }
+
+    /// A place, held until the answer is written.
     async fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        match timeout(self.0.queue_wait, self.0.permits.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(Problem::busy()),
-        }
+        self.place().await.ok_or_else(Problem::busy)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn places_left(&self) -> usize {
+        self.0.permits.available_permits()
     }
 
     #[cfg(test)]

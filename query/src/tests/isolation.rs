@@ -12,10 +12,10 @@ use super::world::{ORGS, World, org};
 use crate::{Access, formats::Format, routes, sql};
 
 /// How the names of data files begin.
-const FILE: &str = "part-";
+pub(super) const FILE: &str = "part-";
 
 /// Statements that show foreign rows unless something stops them.
-const PROBES: &[&str] = &[
+pub(super) const PROBES: &[&str] = &[
     "SELECT * FROM rollup_daily",
     "SELECT * FROM events",
     "SELECT user_key FROM daybook.public.events",
@@ -70,7 +70,7 @@ const PROBES: &[&str] = &[
 ];
 
 /// Statements that show nothing foreign with the fence; what they would show without it is not theirs to say.
-const OTHERS: &[&str] = &[
+pub(super) const OTHERS: &[&str] = &[
     "EXPLAIN SELECT * FROM events",
     "EXPLAIN VERBOSE SELECT max(user_key) FROM events",
     "EXPLAIN ANALYZE VERBOSE SELECT count(*) FROM events",
@@ -125,7 +125,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 /// The organisations other than `own` that `text` shows something of. What the statement itself says shows nothing.
-fn foreign(text: &str, statement: &str, own: &str) -> Vec<&'static str> {
+pub(super) fn foreign(text: &str, statement: &str, own: &str) -> Vec<&'static str> {
     let others = ORGS.iter().filter(|(org, _)| *org != own);
     let shows = |(org, digits): &&(&'static str, i64)| {
         let (digits, name) = (digits.to_string(), format!("canary-{org}"));

@@ -3,6 +3,7 @@
 mod asked;
 mod isolation;
 mod limits;
+mod pg;
 mod resources;
 mod rest;
 mod statements;

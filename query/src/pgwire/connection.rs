@@ -1,0 +1,238 @@
+//! One connection: nothing before the key, then a session of its own.
+
+use std::{
+    fmt::Debug,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use async_trait::async_trait;
+use datafusion::{logical_expr::LogicalPlan, prelude::SessionContext, sql::sqlparser::ast::Statement};
+use datafusion_postgres::{
+    DfSessionService,
+    hooks::{cursor::CursorStatementHook, set_show::SetShowHook, transactions::TransactionStatementHook},
+    pgwire::{
+        api::{
+            ClientInfo, ClientPortalStore, ErrorHandler, PgWireServerHandlers, Type,
+            auth::StartupHandler,
+            cancel::CancelHandler,
+            portal::{Format, Portal},
+            query::{ExtendedQueryHandler, SimpleQueryHandler},
+            results::{FieldInfo, Response},
+            stmt::QueryParser,
+            store::PortalStore,
+        },
+        error::{PgWireError, PgWireResult},
+        messages::PgWireBackendMessage,
+    },
+};
+use directory::Principal;
+use futures::Sink;
+use tokio::sync::Semaphore;
+
+use super::{PgServer, cancels::Cancellable, errors, statements::Statements, turn::Turn};
+use crate::{Access, live::Versions, sql};
+
+/// Statements and cursors that one connection can have open; more than the service has places.
+const OPEN_MAX: u32 = 1 << 16;
+
+/// A statement as the library keeps it: its text, and what became of it.
+pub(super) type Prepared = (String, Option<(Statement, LogicalPlan)>);
+
+/// A connection, signed in or not.
+pub(super) struct Connection {
+    pub(super) server: Arc<PgServer>,
+    pub(super) peer: SocketAddr,
+    session: OnceLock<Session>,
+    /// A permit less for each statement under way.
+    idle: Arc<Semaphore>,
+}
+
+/// What a key opens.
+struct Session {
+    key: String,
+    service: DfSessionService,
+    versions: Versions,
+    cancel: Cancellable,
+}
+
+impl Connection {
+    pub(super) fn new(server: Arc<PgServer>, peer: SocketAddr) -> Self {
+        let idle = Arc::new(Semaphore::new(OPEN_MAX as usize));
+        Self { server, peer, session: OnceLock::new(), idle }
+    }
+
+    /// Opens the session of `principal`, who presented `key`.
+    pub(super) fn open(&self, key: String, principal: &Principal, cancel: Cancellable) -> PgWireResult<()> {
+        let (context, versions) =
+            self.server.sessions.session(&Access::Org(principal.org.clone()), principal.org.as_str()).map_err(
+                |error| {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a SQL session cannot be set up");
+                    errors::no_session()
+                },
+            )?;
+        let context: Arc<SessionContext> = Arc::new(context);
+        let service = DfSessionService::new_with_hooks(
+            context,
+            vec![
+                Arc::new(Statements),
+                Arc::new(CursorStatementHook),
+                Arc::new(SetShowHook),
+                Arc::new(TransactionStatementHook),
+            ],
+        );
+        let session = Session { key, service, versions, cancel };
+        self.session.set(session).map_err(|_| errors::no_session())
+    }
+
+    /// The key that it was opened with.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.session.get().map(|session| session.key.as_str())
+    }
+
+    /// Returns when no statement is under way.
+    pub(super) async fn idle(&self) {
+        let _all = self.idle.acquire_many(OPEN_MAX).await;
+    }
+
+    fn session(&self) -> PgWireResult<&Session> {
+        self.session.get().ok_or_else(errors::not_signed_in)
+    }
+
+    /// A place for a statement, which reads the newest versions.
+    async fn turn(&self, session: &Session) -> PgWireResult<Turn> {
+        let place = self.server.query.place().await.ok_or_else(errors::busy)?;
+        let busy = self.idle.clone().try_acquire_owned().map_err(|_| errors::busy())?;
+        session.versions.forget();
+        Ok(Turn {
+            held: Arc::new([place, busy]),
+            pool: self.server.query.pool().handle().clone(),
+            left: self.server.query.statement_time(),
+            cancelled: session.cancel.statement(),
+        })
+    }
+}
+
+fn within(turn: &Turn, response: Response) -> Response {
+    match response {
+        Response::Query(answer) => Response::Query(turn.rows(answer)),
+        other => other,
+    }
+}
+
+#[async_trait]
+impl SimpleQueryHandler for Connection {
+    async fn do_query<C>(&self, client: &mut C, query: &str) -> PgWireResult<Vec<Response>>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        sql::check_size(query).map_err(errors::of)?;
+        let session = self.session()?;
+        let mut turn = self.turn(session).await?;
+        let answers = turn
+            .run(self.server.query.pool().within(SimpleQueryHandler::do_query(&session.service, client, query)))
+            .await?;
+        Ok(answers.into_iter().map(|answer| within(&turn, answer)).collect())
+    }
+}
+
+#[async_trait]
+impl ExtendedQueryHandler for Connection {
+    type Statement = Prepared;
+    type QueryParser = Parser;
+
+    fn query_parser(&self) -> Arc<Parser> {
+        let parser = self.session.get().map(|session| session.service.query_parser());
+        Arc::new(Parser { parser, versions: self.session.get().map(|session| session.versions.clone()) })
+    }
+
+    async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, max_rows: usize) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let session = self.session()?;
+        let mut turn = self.turn(session).await?;
+        let answer = turn
+            .run(self.server.query.pool().within(ExtendedQueryHandler::do_query(
+                &session.service,
+                client,
+                portal,
+                max_rows,
+            )))
+            .await?;
+        Ok(within(&turn, answer))
+    }
+}
+
+/// Prepares statements in the connection's session.
+pub(super) struct Parser {
+    parser: Option<Arc<datafusion_postgres::Parser>>,
+    versions: Option<Versions>,
+}
+
+impl Parser {
+    fn parser(&self) -> PgWireResult<&datafusion_postgres::Parser> {
+        self.parser.as_deref().ok_or_else(errors::not_signed_in)
+    }
+}
+
+#[async_trait]
+impl QueryParser for Parser {
+    type Statement = Prepared;
+
+    async fn parse_sql<C>(&self, client: &C, text: &str, types: &[Option<Type>]) -> PgWireResult<Option<Prepared>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        sql::check_size(text).map_err(errors::of)?;
+        if let Some(versions) = &self.versions {
+            versions.forget();
+        }
+        self.parser()?.parse_sql(client, text, types).await
+    }
+
+    fn get_parameter_types(&self, statement: &Prepared) -> PgWireResult<Vec<Type>> {
+        self.parser()?.get_parameter_types(statement)
+    }
+
+    fn get_result_schema(&self, statement: &Prepared, format: Option<&Format>) -> PgWireResult<Vec<FieldInfo>> {
+        self.parser()?.get_result_schema(statement, format)
+    }
+}
+
+impl ErrorHandler for Connection {
+    fn on_error<C: ClientInfo>(&self, _: &C, error: &mut PgWireError) {
+        errors::retold(error);
+    }
+}
+
+/// What the library is given: the connection, in all its parts.
+pub(super) struct Handlers(pub(super) Arc<Connection>);
+
+impl PgWireServerHandlers for Handlers {
+    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
+        self.0.clone()
+    }
+
+    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
+        self.0.clone()
+    }
+
+    fn startup_handler(&self) -> Arc<impl StartupHandler> {
+        self.0.clone()
+    }
+
+    fn error_handler(&self) -> Arc<impl ErrorHandler> {
+        self.0.clone()
+    }
+
+    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
+        self.0.server.cancels.clone()
+    }
+}

@@ -1,0 +1,74 @@
+//! Signing in: a read key is the password, in clear, because of a key we hold only the hash.
+
+use std::{collections::HashMap, fmt::Debug};
+
+use async_trait::async_trait;
+use datafusion_postgres::pgwire::{
+    api::{
+        ClientInfo, PgWireConnectionState, PidSecretKeyGenerator,
+        auth::{
+            DefaultServerParameterProvider, ServerParameterProvider, StartupHandler, finish_authentication,
+            protocol_negotiation, save_startup_parameters_to_metadata,
+        },
+    },
+    error::{PgWireError, PgWireResult},
+    messages::{PgWireBackendMessage, PgWireFrontendMessage, startup::Authentication},
+};
+use directory::Scope;
+use futures::{Sink, SinkExt};
+
+use super::{connection::Connection, errors};
+use crate::pg_catalog::SERVER_VERSION;
+
+/// What clients are told of the server.
+struct Parameters(DefaultServerParameterProvider);
+
+impl ServerParameterProvider for Parameters {
+    fn server_parameters<C: ClientInfo>(&self, client: &C) -> Option<HashMap<String, String>> {
+        let mut parameters = self.0.server_parameters(client)?;
+        for name in ["is_superuser", "in_hot_standby"] {
+            parameters.insert(name.to_owned(), "off".to_owned());
+        }
+        parameters.insert("server_version".to_owned(), SERVER_VERSION.to_owned());
+        parameters.insert("default_transaction_read_only".to_owned(), "on".to_owned());
+        Some(parameters)
+    }
+}
+
+#[async_trait]
+impl StartupHandler for Connection {
+    async fn on_startup<C>(&self, client: &mut C, message: PgWireFrontendMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        match message {
+            PgWireFrontendMessage::Startup(startup) => {
+                protocol_negotiation(client, &startup).await?;
+                save_startup_parameters_to_metadata(client, &startup);
+                if !client.is_secure() && !self.peer.ip().is_loopback() {
+                    return Err(errors::unencrypted());
+                }
+                client.set_state(PgWireConnectionState::AuthenticationInProgress);
+                client.send(PgWireBackendMessage::Authentication(Authentication::CleartextPassword)).await?;
+            }
+            PgWireFrontendMessage::PasswordMessageFamily(password) => {
+                let password = password.into_password()?.password;
+                let principal = self.server.query.directory().authenticate(&password, Scope::Read).await;
+                let principal = principal.map_err(|error| {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
+                    errors::no_directory()
+                })?;
+                let principal = principal.ok_or_else(errors::unknown_key)?;
+                tracing::debug!(key = principal.key_id.as_str(), peer = %self.peer, "signed in over SQL");
+                let (pid, secret) = self.server.ids.generate(client);
+                self.open(password, &principal, self.server.cancels.register(pid, &secret))?;
+                client.set_pid_and_secret_key(pid, secret);
+                finish_authentication(client, &Parameters(DefaultServerParameterProvider::default())).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What a statement may do, and how it is done.
+//!
+//! | statement | |
+//! |---|---|
+//! | SELECT, EXPLAIN, SHOW, … | reads: planned here, checked as a plan too |
+//! | DECLARE … CURSOR FOR SELECT | reads; FETCH and CLOSE are the library's |
+//! | SET, BEGIN, COMMIT, ROLLBACK | the connection's own state; nothing of the engine's |
+//! | DEALLOCATE | forgets a prepared statement |
+//! | DISCARD, RESET, UNLISTEN | what pools send when they take a connection back; there is nothing to reset that would matter |
+//! | all else | refused |
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::{
+    common::{DFSchema, ParamValues},
+    dataframe::DataFrame,
+    logical_expr::{EmptyRelation, LogicalPlan, LogicalPlanBuilder, lit},
+    prelude::SessionContext,
+    sql::sqlparser::ast::{Declare, DeclareType, Ident, Set, Statement},
+};
+use datafusion_postgres::{
+    QueryHook,
+    arrow_pg::datatypes::df::encode_dataframe,
+    hooks::HookClient,
+    pgwire::{
+        api::{
+            ClientInfo,
+            portal::{Format, Portal},
+            results::{QueryResponse, Response, Tag},
+            stmt::StoredStatement,
+            store::PortalStore,
+        },
+        error::PgWireResult,
+        messages::response::TransactionStatus,
+        types::format::FormatOptions,
+    },
+};
+
+use super::{errors, rewrite};
+use crate::{Error, sql};
+
+/// The first hook: whatever it has no answer for is harmless and has one in the hooks behind it.
+pub(super) struct Statements;
+
+/// What becomes of a statement.
+enum Kind<'a> {
+    Reads,
+    /// A setting by its name.
+    Shows(&'a [Ident]),
+    Cursor(&'a [Declare]),
+    /// Forgets a prepared statement, or all.
+    Deallocate(&'a str),
+    /// Answered with its name.
+    Nothing(&'static str),
+    /// For the hooks behind.
+    State,
+}
+
+fn kind(statement: &Statement) -> crate::Result<Kind<'_>> {
+    match statement {
+        Statement::Declare { stmts } => Ok(Kind::Cursor(stmts)),
+        Statement::Deallocate { name, .. } => Ok(Kind::Deallocate(&name.value)),
+        Statement::Discard { .. } => Ok(Kind::Nothing("DISCARD")),
+        Statement::Reset(_) => Ok(Kind::Nothing("RESET")),
+        Statement::UNLISTEN { .. } => Ok(Kind::Nothing("UNLISTEN")),
+        Statement::Fetch { into: None, .. }
+        | Statement::Close { .. }
+        | Statement::StartTransaction { .. }
+        | Statement::Commit { .. }
+        | Statement::Rollback { savepoint: None, .. } => Ok(Kind::State),
+        Statement::ShowVariable { variable } => Ok(Kind::Shows(variable)),
+        Statement::Set(set) if is_own(set) => Ok(Kind::State),
+        other => sql::reads_statement(other).map(|()| Kind::Reads),
+    }
+}
+
+/// Whether a SET changes the connection alone. The engine's settings have a dot in their names, and some of them are everyone's.
+fn is_own(set: &Set) -> bool {
+    match set {
+        Set::SingleAssignment { variable, .. } => variable.0.len() == 1,
+        Set::SetTimeZone { .. } | Set::SetNames { .. } | Set::SetTransaction { .. } => true,
+        Set::SetSessionParam(_) | Set::SetRole { .. } => false,
+        _ => false,
+    }
+}
+
+async fn plan(context: &SessionContext, statement: &Statement) -> crate::Result<LogicalPlan> {
+    let mut statement = statement.clone();
+    rewrite::arrays(&mut statement);
+    sql::plan(context, datafusion::sql::parser::Statement::Statement(Box::new(statement))).await
+}
+
+/// A plan of one row: a setting's value under its name.
+fn shown(context: &SessionContext, (name, value): (String, String)) -> PgWireResult<DataFrame> {
+    let row = LogicalPlanBuilder::empty(true).project([lit(value).alias(name)]).and_then(LogicalPlanBuilder::build);
+    let row = row.map_err(|error| errors::of(Error::engine(error)))?;
+    Ok(DataFrame::new(context.state(), row))
+}
+
+async fn rows(context: &SessionContext, statement: &Statement, client: &dyn HookClient) -> PgWireResult<QueryResponse> {
+    let plan = plan(context, statement).await.map_err(errors::of)?;
+    let frame = context.execute_logical_plan(plan).await.map_err(|error| errors::of(Error::engine(error)))?;
+    encoded(frame, client).await
+}
+
+async fn encoded(frame: DataFrame, client: &dyn HookClient) -> PgWireResult<QueryResponse> {
+    let options = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
+    encode_dataframe(frame, &Format::UnifiedText, Some(options)).await
+}
+
+async fn declare(context: &SessionContext, cursors: &[Declare], client: &dyn HookClient) -> PgWireResult<Response> {
+    for cursor in cursors {
+        let refused = || errors::of(Error::Refused("DECLARE of anything but a cursor for a query".to_owned()));
+        let (Some(DeclareType::Cursor), Some(name), Some(query)) =
+            (&cursor.declare_type, cursor.names.first(), &cursor.for_query)
+        else {
+            return Err(refused());
+        };
+        let query = Statement::Query(query.clone());
+        sql::reads_statement(&query).map_err(errors::of)?;
+        let answer = rows(context, &query, client).await?;
+        let prepared = Arc::new(StoredStatement::new(name.value.clone(), (query.to_string(), None), vec![]));
+        let portal = Portal::new_cursor(name.value.clone(), prepared);
+        portal.start(answer).await;
+        client.portal_store().put_portal(Arc::new(portal));
+    }
+    Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
+}
+
+fn deallocate(name: &str, client: &dyn HookClient) -> Response {
+    client.portal_store().rm_statement(name);
+    Response::Execution(Tag::new("DEALLOCATE"))
+}
+
+/// A plan for a statement that is not planned.
+fn no_plan() -> LogicalPlan {
+    LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: Arc::new(DFSchema::empty()) })
+}
+
+#[async_trait]
+impl QueryHook for Statements {
+    async fn handle_simple_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        match kind(statement).map_err(errors::of) {
+            Err(error) => Some(Err(error)),
+            Ok(Kind::State) => None,
+            // A transaction that has failed answers nothing; its hook says so.
+            Ok(_) if client.transaction_status() == TransactionStatus::Error => None,
+            Ok(Kind::Reads) => Some(rows(context, statement, client).await.map(Response::Query)),
+            Ok(Kind::Shows(variable)) => {
+                let setting = rewrite::setting(variable, client)?;
+                let answer = async { encoded(shown(context, setting)?, client).await };
+                Some(answer.await.map(Response::Query))
+            }
+            Ok(Kind::Cursor(cursors)) => Some(declare(context, cursors, client).await),
+            Ok(Kind::Deallocate(name)) => Some(Ok(deallocate(name, client))),
+            Ok(Kind::Nothing(name)) => Some(Ok(Response::Execution(Tag::new(name)))),
+        }
+    }
+
+    async fn handle_extended_parse_query(
+        &self,
+        statement: &Statement,
+        context: &SessionContext,
+        client: &(dyn ClientInfo + Send + Sync),
+    ) -> Option<PgWireResult<LogicalPlan>> {
+        match kind(statement).map_err(errors::of) {
+            Err(error) => Some(Err(error)),
+            Ok(Kind::State) => None,
+            Ok(Kind::Reads) => Some(plan(context, statement).await.map_err(errors::of)),
+            Ok(Kind::Shows(variable)) => {
+                let setting = rewrite::setting(variable, client)?;
+                Some(shown(context, setting).map(|frame| frame.logical_plan().clone()))
+            }
+            Ok(_) => Some(Ok(no_plan())),
+        }
+    }
+
+    async fn handle_extended_query(
+        &self,
+        statement: &Statement,
+        _: &LogicalPlan,
+        _: &ParamValues,
+        context: &SessionContext,
+        client: &mut dyn HookClient,
+    ) -> Option<PgWireResult<Response>> {
+        match kind(statement).map_err(errors::of) {
+            Err(error) => Some(Err(error)),
+            // Run by the library, with its parameters, from the plan that was checked.
+            Ok(Kind::State | Kind::Reads) => None,
+            Ok(_) => self.handle_simple_query(statement, context, client).await,
+        }
+    }
+}
