@@ -19,28 +19,38 @@ use schemas::TableSpec;
 use super::functions::texts;
 use crate::http::resources::resources;
 
-/// Oid of `pg_class` in every PostgreSQL: what `classoid` says of tables and columns.
-const PG_CLASS_OID: i32 = 1259;
+/// All comments.
+#[derive(Default)]
+pub(super) struct Comments {
+    /// By oid of the table and number of the column; 0 is the table itself.
+    texts: BTreeMap<(i32, i32), String>,
+    /// Oid of `pg_class`: what `classoid` says of tables and columns.
+    pg_class: i32,
+}
 
-/// Comments by oid of the table and number of the column; 0 is the table itself.
-pub(super) type Comments = BTreeMap<(i32, i32), String>;
+impl Comments {
+    fn get(&self, table: i32, column: i32) -> Option<String> {
+        self.texts.get(&(table, column)).cloned()
+    }
+}
 
 /// The comments of `specs`, by the oids that the catalogue gave them.
 pub(super) async fn of(ctx: &SessionContext, specs: &[&'static TableSpec]) -> Result<Comments> {
-    let select = "SELECT c.oid, c.relname FROM pg_catalog.pg_class c \
-                  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'public'";
-    let mut found = Comments::new();
-    for batch in ctx.sql(select).await?.collect().await? {
+    let mut found = Comments::default();
+    for batch in ctx.sql("SELECT oid, relname FROM pg_catalog.pg_class").await?.collect().await? {
         let oids = batch.column(0).as_primitive::<Int32Type>();
         let names = batch.column(1).as_string::<i32>();
         for (oid, name) in oids.values().iter().zip(names.iter().flatten()) {
+            if name == "pg_class" {
+                found.pg_class = *oid;
+            }
             let Some(spec) = specs.iter().find(|spec| spec.name == name) else { continue };
             if let Some(resource) = resources().iter().find(|resource| resource.spec.name == name) {
-                found.insert((*oid, 0), resource.about.to_owned());
+                found.texts.insert((*oid, 0), resource.about.to_owned());
             }
             for (number, field) in (1..).zip(spec.schema().fields()) {
                 if let Some(comment) = field.metadata().get("comment") {
-                    found.insert((*oid, number), comment.clone());
+                    found.texts.insert((*oid, number), comment.clone());
                 }
             }
         }
@@ -55,7 +65,7 @@ pub(super) fn col_description(comments: Arc<Comments>) -> ScalarUDF {
         let (oids, numbers) = (as_int32_array(&arguments[0])?, as_int32_array(&arguments[1])?);
         let comment = |row: usize| {
             let known = oids.is_valid(row) && numbers.is_valid(row) && numbers.value(row) > 0;
-            known.then(|| comments.get(&(oids.value(row), numbers.value(row))).cloned()).flatten()
+            known.then(|| comments.get(oids.value(row), numbers.value(row))).flatten()
         };
         Ok(ColumnarValue::Array(texts(oids.len(), comment)))
     };
@@ -71,7 +81,7 @@ pub(super) fn obj_description(comments: Arc<Comments>) -> ScalarUDF {
         let kinds = kinds.as_string::<i32>();
         let comment = |row: usize| {
             let known = oids.is_valid(row) && kinds.is_valid(row) && kinds.value(row) == "pg_class";
-            known.then(|| comments.get(&(oids.value(row), 0)).cloned()).flatten()
+            known.then(|| comments.get(oids.value(row), 0)).flatten()
         };
         Ok(ColumnarValue::Array(texts(oids.len(), comment)))
     };
@@ -83,10 +93,10 @@ pub(super) fn obj_description(comments: Arc<Comments>) -> ScalarUDF {
 pub(super) fn pg_description(schema: &SchemaRef, comments: &Comments) -> Result<Arc<dyn TableProvider>> {
     let columns = schema.fields().iter().map(|field| {
         let column: ArrayRef = match field.name().as_str() {
-            "objoid" => Arc::new(comments.keys().map(|(oid, _)| *oid).collect::<Int32Array>()),
-            "classoid" => Arc::new(comments.keys().map(|_| PG_CLASS_OID).collect::<Int32Array>()),
-            "objsubid" => Arc::new(comments.keys().map(|(_, number)| *number).collect::<Int32Array>()),
-            _ => Arc::new(comments.values().map(|text| Some(text.as_str())).collect::<StringArray>()),
+            "objoid" => Arc::new(comments.texts.keys().map(|(oid, _)| *oid).collect::<Int32Array>()),
+            "classoid" => Arc::new(comments.texts.keys().map(|_| comments.pg_class).collect::<Int32Array>()),
+            "objsubid" => Arc::new(comments.texts.keys().map(|(_, number)| *number).collect::<Int32Array>()),
+            _ => Arc::new(comments.texts.values().map(|text| Some(text.as_str())).collect::<StringArray>()),
         };
         Ok(cast(&column, field.data_type())?)
     });

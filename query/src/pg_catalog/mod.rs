@@ -15,6 +15,7 @@ mod functions;
 
 use std::{collections::HashMap, sync::Arc};
 
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{
@@ -83,7 +84,15 @@ impl PgCatalog {
         let table = async |name| pg_catalog.table(name).await?.ok_or_else(|| missing(name));
         let pg_description = comments::pg_description(&table("pg_description").await?.schema(), &comments)?;
         let pg_class = with_nulls(&ctx, table("pg_class").await?, &["relacl", "reloptions"])?;
-        let other = HashMap::from([("pg_description", pg_description), ("pg_class", pg_class)]);
+        let keys = &["conkey", "confkey", "conpfeqop", "conppeqop", "conffeqop", "conexclop"];
+        let pg_constraint = with_lists(&table("pg_constraint").await?.schema(), keys);
+        let pg_index = with_lists(&table("pg_index").await?.schema(), &["indkey", "indcollation", "indclass", "indoption"]);
+        let other = HashMap::from([
+            ("pg_description", pg_description),
+            ("pg_class", pg_class),
+            ("pg_constraint", pg_constraint),
+            ("pg_index", pg_index),
+        ]);
         let pg_catalog = Arc::new(Completed { inner: pg_catalog, other });
         Ok(Self { catalog: catalog.clone(), template: ctx.state(), pg_catalog, specs, fixed })
     }
@@ -121,6 +130,15 @@ fn with_nulls(ctx: &SessionContext, table: Arc<dyn TableProvider>, names: &[&str
         frame = frame.with_column(name, lit(ScalarValue::Utf8(None)))?;
     }
     Ok(frame.into_view())
+}
+
+/// A table without rows (we have neither keys nor indexes) whose columns `names` are lists, which clients unnest.
+fn with_lists(schema: &SchemaRef, names: &[&str]) -> Arc<dyn TableProvider> {
+    let fields = schema.fields().iter().map(|field| match names.contains(&field.name().as_str()) {
+        true => Arc::new(Field::new_list(field.name(), Field::new_list_field(DataType::Int16, true), true)),
+        false => field.clone(),
+    });
+    Arc::new(EmptyTable::new(Arc::new(Schema::new(fields.collect::<Fields>()))))
 }
 
 /// `pg_catalog` with some of its tables replaced.

@@ -5,15 +5,19 @@
 //! | SELECT, EXPLAIN, SHOW, … | reads: planned here, checked as a plan too |
 //! | DECLARE … CURSOR FOR SELECT | reads; FETCH and CLOSE are the library's |
 //! | SET, BEGIN, COMMIT, ROLLBACK | the connection's own state; nothing of the engine's |
+//! | SAVEPOINT, RELEASE, ROLLBACK TO | nothing changes that could be undone; a failed transaction goes on from there |
 //! | DEALLOCATE | forgets a prepared statement |
 //! | DISCARD, RESET, UNLISTEN | what pools send when they take a connection back; there is nothing to reset that would matter |
 //! | all else | refused |
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use datafusion::{
-    common::{DFSchema, ParamValues},
+    common::{DFSchema, DFSchemaRef, ParamValues},
     dataframe::DataFrame,
     logical_expr::{EmptyRelation, LogicalPlan, LogicalPlanBuilder, lit},
     prelude::SessionContext,
@@ -49,10 +53,14 @@ enum Kind<'a> {
     /// A setting by its name.
     Shows(&'a [Ident]),
     Cursor(&'a [Declare]),
+    /// Rows of a cursor; the library has them.
+    Fetch(&'a Ident),
     /// Forgets a prepared statement, or all.
     Deallocate(&'a str),
     /// Answered with its name.
     Nothing(&'static str),
+    /// Back to a savepoint, from which nothing has changed: a transaction that has failed goes on.
+    Resume,
     /// For the hooks behind.
     State,
 }
@@ -64,11 +72,14 @@ fn kind(statement: &Statement) -> crate::Result<Kind<'_>> {
         Statement::Discard { .. } => Ok(Kind::Nothing("DISCARD")),
         Statement::Reset(_) => Ok(Kind::Nothing("RESET")),
         Statement::UNLISTEN { .. } => Ok(Kind::Nothing("UNLISTEN")),
-        Statement::Fetch { into: None, .. }
-        | Statement::Close { .. }
+        Statement::Savepoint { .. } => Ok(Kind::Nothing("SAVEPOINT")),
+        Statement::ReleaseSavepoint { .. } => Ok(Kind::Nothing("RELEASE")),
+        Statement::Rollback { savepoint: Some(_), .. } => Ok(Kind::Resume),
+        Statement::Fetch { into: None, name, .. } => Ok(Kind::Fetch(name)),
+        Statement::Close { .. }
         | Statement::StartTransaction { .. }
         | Statement::Commit { .. }
-        | Statement::Rollback { savepoint: None, .. } => Ok(Kind::State),
+        | Statement::Rollback { .. } => Ok(Kind::State),
         Statement::ShowVariable { variable } => Ok(Kind::Shows(variable)),
         Statement::Set(set) if is_own(set) => Ok(Kind::State),
         other => sql::reads_statement(other).map(|()| Kind::Reads),
@@ -87,7 +98,7 @@ fn is_own(set: &Set) -> bool {
 
 async fn plan(context: &SessionContext, statement: &Statement) -> crate::Result<LogicalPlan> {
     let mut statement = statement.clone();
-    rewrite::arrays(&mut statement);
+    rewrite::rewrite(&mut statement);
     sql::plan(context, datafusion::sql::parser::Statement::Statement(Box::new(statement))).await
 }
 
@@ -100,8 +111,11 @@ fn shown(context: &SessionContext, (name, value): (String, String)) -> PgWireRes
 
 async fn rows(context: &SessionContext, statement: &Statement, client: &dyn HookClient) -> PgWireResult<QueryResponse> {
     let plan = plan(context, statement).await.map_err(errors::of)?;
-    let frame = context.execute_logical_plan(plan).await.map_err(|error| errors::of(Error::engine(error)))?;
-    encoded(frame, client).await
+    encoded(executed(context, plan).await?, client).await
+}
+
+async fn executed(context: &SessionContext, plan: LogicalPlan) -> PgWireResult<DataFrame> {
+    context.execute_logical_plan(plan).await.map_err(|error| errors::of(Error::engine(error)))
 }
 
 async fn encoded(frame: DataFrame, client: &dyn HookClient) -> PgWireResult<QueryResponse> {
@@ -119,8 +133,12 @@ async fn declare(context: &SessionContext, cursors: &[Declare], client: &dyn Hoo
         };
         let query = Statement::Query(query.clone());
         sql::reads_statement(&query).map_err(errors::of)?;
-        let answer = rows(context, &query, client).await?;
-        let prepared = Arc::new(StoredStatement::new(name.value.clone(), (query.to_string(), None), vec![]));
+        let plan = plan(context, &query).await.map_err(errors::of)?;
+        client.session_extensions().get_or_insert_with(Cursors::default).declared(&name.value, plan.schema());
+        let answer = encoded(executed(context, plan.clone()).await?, client).await?;
+        // With its plan: drivers ask for a description of the cursor before they fetch.
+        let prepared = (query.to_string(), Some((query, plan)));
+        let prepared = Arc::new(StoredStatement::new(name.value.clone(), prepared, vec![]));
         let portal = Portal::new_cursor(name.value.clone(), prepared);
         portal.start(answer).await;
         client.portal_store().put_portal(Arc::new(portal));
@@ -133,9 +151,24 @@ fn deallocate(name: &str, client: &dyn HookClient) -> Response {
     Response::Execution(Tag::new("DEALLOCATE"))
 }
 
-/// A plan for a statement that is not planned.
-fn no_plan() -> LogicalPlan {
-    LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: Arc::new(DFSchema::empty()) })
+/// A plan for a statement that is not planned, whose rows look like `schema`.
+fn no_plan(schema: Option<DFSchemaRef>) -> LogicalPlan {
+    let schema = schema.unwrap_or_else(|| Arc::new(DFSchema::empty()));
+    LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema })
+}
+
+/// What the rows of a connection's cursors look like. FETCH is described before it runs.
+#[derive(Default)]
+struct Cursors(Mutex<HashMap<String, DFSchemaRef>>);
+
+impl Cursors {
+    fn declared(&self, name: &str, schema: &DFSchemaRef) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), schema.clone());
+    }
+
+    fn schema(&self, name: &str) -> Option<DFSchemaRef> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
 }
 
 #[async_trait]
@@ -148,8 +181,10 @@ impl QueryHook for Statements {
     ) -> Option<PgWireResult<Response>> {
         match kind(statement).map_err(errors::of) {
             Err(error) => Some(Err(error)),
-            Ok(Kind::State) => None,
-            // A transaction that has failed answers nothing; its hook says so.
+            Ok(Kind::State | Kind::Fetch(_)) => None,
+            Ok(Kind::Resume) => Some(Ok(Response::TransactionStart(Tag::new("ROLLBACK")))),
+            Ok(Kind::Nothing(name)) => Some(Ok(Response::Execution(Tag::new(name)))),
+            // A transaction that has failed answers nothing else; its hook says so.
             Ok(_) if client.transaction_status() == TransactionStatus::Error => None,
             Ok(Kind::Reads) => Some(rows(context, statement, client).await.map(Response::Query)),
             Ok(Kind::Shows(variable)) => {
@@ -159,7 +194,6 @@ impl QueryHook for Statements {
             }
             Ok(Kind::Cursor(cursors)) => Some(declare(context, cursors, client).await),
             Ok(Kind::Deallocate(name)) => Some(Ok(deallocate(name, client))),
-            Ok(Kind::Nothing(name)) => Some(Ok(Response::Execution(Tag::new(name)))),
         }
     }
 
@@ -177,7 +211,11 @@ impl QueryHook for Statements {
                 let setting = rewrite::setting(variable, client)?;
                 Some(shown(context, setting).map(|frame| frame.logical_plan().clone()))
             }
-            Ok(_) => Some(Ok(no_plan())),
+            Ok(Kind::Fetch(cursor)) => {
+                let cursors = client.session_extensions().get::<Cursors>();
+                Some(Ok(no_plan(cursors.and_then(|cursors| cursors.schema(&cursor.value)))))
+            }
+            Ok(_) => Some(Ok(no_plan(None))),
         }
     }
 
@@ -192,7 +230,7 @@ impl QueryHook for Statements {
         match kind(statement).map_err(errors::of) {
             Err(error) => Some(Err(error)),
             // Run by the library, with its parameters, from the plan that was checked.
-            Ok(Kind::State | Kind::Reads) => None,
+            Ok(Kind::State | Kind::Fetch(_) | Kind::Reads) => None,
             Ok(_) => self.handle_simple_query(statement, context, client).await,
         }
     }

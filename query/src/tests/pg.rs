@@ -150,7 +150,6 @@ async fn what_does_not_read_is_refused() {
         "LISTEN x",
         "NOTIFY x",
         "VACUUM",
-        "SAVEPOINT s",
         "LOCK TABLE events",
         "DO 'x'",
         "CALL f()",
