@@ -1,11 +1,11 @@
 //! Tables to people: the query service and the SQL of `daybook query`.
 //!
 //! ```text
-//!   GET /v1/rollups/daily, …       daybook query "SELECT …"
-//!            │                               │
-//!          http: credential, parameters,    sql: statements that only read
-//!            │   cursor, ETag, limits        │
-//!            └──────────► catalog ◄──────────┘     versions of the tables, shared
+//!   GET /v1/rollups/daily, …      POST /v1/sql, daybook query     psql, drivers, BI tools
+//!            │                               │                           │
+//!          http: credential, parameters,    sql: statements            pgwire: sign-in, turns
+//!            │   cursor, ETag, limits        │   that only read          │ pg_catalog, live
+//!            └──────────► catalog ◄──────────┴───────────────────────────┘     versions of the tables, shared
 //!                            │
 //!                          fence                   below everything: one organisation's rows
 //!                            │

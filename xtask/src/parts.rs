@@ -1,4 +1,4 @@
-//! Real parts: a Kafka broker, an S3 server, a Python with other engines, the peers of the benches, the Claude Code CLI.
+//! Real parts: a Kafka broker, an S3 server, a Python with other engines and drivers, a JDBC client, the peers of the benches, the Claude Code CLI.
 //!
 //! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv`, or
 //! `.venv-peers` and `.venv-engines` (what peers need and what the tests need may exclude each other). An
@@ -19,6 +19,7 @@ pub(crate) enum Part {
     Kafka,
     S3,
     Python,
+    Jdbc,
     Peers,
     Engines,
     Claude,
@@ -26,7 +27,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// What `cargo xtask test` needs.
-    pub(crate) const FOR_TESTS: [Self; 3] = [Self::Kafka, Self::S3, Self::Python];
+    pub(crate) const FOR_TESTS: [Self; 4] = [Self::Kafka, Self::S3, Self::Python, Self::Jdbc];
     pub(crate) const SERVERS: [Self; 2] = [Self::Kafka, Self::S3];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -34,6 +35,7 @@ impl Part {
             "kafka" => Self::Kafka,
             "s3" => Self::S3,
             "python" => Self::Python,
+            "jdbc" => Self::Jdbc,
             "peers" => Self::Peers,
             "engines" => Self::Engines,
             "claude" => Self::Claude,
@@ -46,6 +48,7 @@ impl Part {
             Self::Kafka => "kafka",
             Self::S3 => "s3",
             Self::Python => "python",
+            Self::Jdbc => "jdbc",
             Self::Peers => "peers",
             Self::Engines => "engines",
             Self::Claude => "claude",
@@ -88,18 +91,19 @@ impl Part {
         match self {
             Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
             Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
-            Self::Python | Self::Peers | Self::Engines | Self::Claude => &mut command,
+            Self::Python | Self::Jdbc | Self::Peers | Self::Engines | Self::Claude => &mut command,
         };
         command
     }
 }
 
 /// Where the e2e tests, the faults and the benches find the parts; those of [`Part::FOR_TESTS`] first, in order.
-pub(crate) fn environment() -> [(&'static str, PathBuf); 6] {
+pub(crate) fn environment() -> [(&'static str, PathBuf); 7] {
     [
         ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
         ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
         ("DAYBOOK_E2E_PYTHON", venv("python")),
+        ("DAYBOOK_E2E_JDBC_LIBS", root().join(".parts/jdbc")),
         ("DAYBOOK_PEERS_PYTHON", root().join(".venv-peers/bin/python")),
         ("DAYBOOK_PEERS_SPARK_JARS", root().join(".parts/spark")),
         ("DAYBOOK_ENGINES_PYTHON", root().join(".venv-engines/bin/python")),

@@ -12,3 +12,4 @@ mod log_contract;
 mod pipeline;
 mod query_service;
 mod shutdown;
+mod sql_clients;

@@ -11,9 +11,7 @@ use bytesize::ByteSize;
 use datafusion::{
     common::{ScalarValue, plan_err},
     error::Result,
-    logical_expr::{
-        ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf,
-    },
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, create_udf},
     prelude::SessionContext,
 };
 use serde_json::Value;

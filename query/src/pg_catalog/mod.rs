@@ -86,7 +86,8 @@ impl PgCatalog {
         let pg_class = with_nulls(&ctx, table("pg_class").await?, &["relacl", "reloptions"])?;
         let keys = &["conkey", "confkey", "conpfeqop", "conppeqop", "conffeqop", "conexclop"];
         let pg_constraint = with_lists(&table("pg_constraint").await?.schema(), keys);
-        let pg_index = with_lists(&table("pg_index").await?.schema(), &["indkey", "indcollation", "indclass", "indoption"]);
+        let pg_index =
+            with_lists(&table("pg_index").await?.schema(), &["indkey", "indcollation", "indclass", "indoption"]);
         let other = HashMap::from([
             ("pg_description", pg_description),
             ("pg_class", pg_class),

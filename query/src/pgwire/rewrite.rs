@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, ops::ControlFlow};
 
 use datafusion::sql::sqlparser::{
-    ast::{Expr, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, Value, visit_expressions, visit_expressions_mut},
+    ast::{
+        Expr, FunctionArguments, Ident, ObjectName, Query, SelectItem, SetExpr, Statement, Value, visit_expressions,
+        visit_expressions_mut,
+    },
     dialect::PostgreSqlDialect,
     parser::Parser,
 };
@@ -98,7 +101,8 @@ fn no_choice(choice: &Expr) -> Option<Expr> {
 /// Makes `SELECT x FROM …` of a subquery `SELECT max(x) FROM …`, which is the same where it has one row or none.
 fn one_row(query: &mut Query) {
     let SetExpr::Select(select) = query.body.as_mut() else { return };
-    let [SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. }] = select.projection.as_mut_slice()
+    let [SelectItem::UnnamedExpr(column) | SelectItem::ExprWithAlias { expr: column, .. }] =
+        select.projection.as_mut_slice()
     else {
         return;
     };
