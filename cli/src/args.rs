@@ -7,7 +7,7 @@ use jiff::civil::Date;
 
 use crate::commands::{
     dead_letters::DeadLettersArgs, key::KeyArgs, maintain::MaintainArgs, org::OrgArgs, status::StatusArgs,
-    team::TeamArgs,
+    team::TeamArgs, token::TokenArgs,
 };
 
 const EXIT_CODES: &str = "\
@@ -78,8 +78,10 @@ pub(crate) enum Command {
     Org(OrgArgs),
     /// Who belongs to which team
     Team(TeamArgs),
-    /// Keys that clients send with and people read with
+    /// Keys that clients send with and programs read with
     Key(KeyArgs),
+    /// Tokens that people read with, each for a role
+    Token(TokenArgs),
     /// Show or check the configuration
     Config(ConfigCommandArgs),
     /// Print a completion script for a shell

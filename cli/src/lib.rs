@@ -91,6 +91,7 @@ async fn command(command: Command, sources: Sources) -> Result<()> {
         Command::Org(args) => commands::org::run(&args, &sources, parts::now()).await,
         Command::Team(args) => commands::team::run(&args, &sources).await,
         Command::Key(args) => commands::key::run(&args, &sources, parts::now()).await,
+        Command::Token(args) => commands::token::run(&args, &sources, parts::now()).await,
         Command::Generate(_) | Command::Config(_) | Command::Completions(_) => unreachable!("run before"),
     }
 }

@@ -9,7 +9,10 @@ use std::{
 use schemas::OrgId;
 use tokio::time::Instant;
 
-use crate::key::{KeyId, Scope};
+use crate::{
+    Role,
+    key::{KeyId, Scope},
+};
 
 /// How long what the database said about a key is believed.
 pub const CACHE_TTL: Duration = Duration::from_secs(5);
@@ -24,6 +27,7 @@ pub(crate) struct Known {
     pub(crate) secret_sha256: [u8; 32],
     pub(crate) rate_limit: Option<u64>,
     pub(crate) daily_quota: Option<u64>,
+    pub(crate) role: Role,
 }
 
 /// `None` = the database knows no valid key of that id. Ids are random: none is presented before it exists.

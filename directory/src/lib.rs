@@ -11,7 +11,7 @@
 //! 1. A secret is shown once, when it is made, and never printed by `Debug`; the database holds its SHA-256.
 //! 2. The organisation of a request comes from its key, and from nowhere else.
 //! 3. [`Directory::authenticate`] asks the database at most once per key in [`CACHE_TTL`]. So a key that another process
-//!    revoked is refused after [`CACHE_TTL`] at the latest; one revoked by this process, at once.
+//!    revoked, or that has ended, is refused after [`CACHE_TTL`] at the latest; one revoked by this process, at once.
 //! 4. The cache has a limit, whatever is presented.
 //! 5. What all processes together grant of an organisation's daily quota never exceeds it ([`Directory::spend`]).
 
@@ -32,6 +32,7 @@ mod mac;
 mod open;
 mod orgs;
 mod quota;
+mod role;
 mod signers;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use mac::MacKey;
 pub use orgs::{ALLOWED_LATENESS_HOURS_MAX, DEFAULT_ALLOWED_LATENESS_HOURS, Org, OrgChange};
 use quota::Blocks;
 pub use quota::Spent;
+pub use role::{PseudonymKey, Role};
 pub use signers::Signer;
 
 /// A key, without its secret.
@@ -64,6 +66,33 @@ pub struct KeyInfo {
     pub revoked_at: Option<Timestamp>,
     /// Most events a second through one collector. `None` = what the collector's settings say.
     pub rate_limit: Option<u64>,
+    /// What the holder of a read key may see.
+    pub role: Role,
+    /// When it ends. `None` = never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What a key is to be.
+#[derive(Clone, Debug)]
+pub struct NewKey<'a> {
+    /// What it permits.
+    pub scope: Scope,
+    /// What its owner calls it.
+    pub label: &'a str,
+    /// Most events a second through one collector. `None` = what the collector's settings say.
+    pub rate_limit: Option<u64>,
+    /// What the holder of a read key may see.
+    pub role: Role,
+    /// When it ends. `None` = never.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl<'a> NewKey<'a> {
+    /// A key that is limited as the collectors' settings say, sees everything of its scope, and does not end.
+    #[must_use]
+    pub fn of(scope: Scope, label: &'a str) -> Self {
+        Self { scope, label, rate_limit: None, role: Role::Service, expires_at: None }
+    }
 }
 
 /// Who presented a valid key.
@@ -79,6 +108,8 @@ pub struct Principal {
     pub rate_limit: Option<u64>,
     /// Most events of the organisation in a UTC day. `None` = no limit.
     pub daily_quota: Option<u64>,
+    /// What the holder of a read key may see.
+    pub role: Role,
 }
 
 /// The directory. Clones share connections and cache.
@@ -104,45 +135,67 @@ impl Directory {
         self.pool.close().await;
     }
 
-    /// Makes a key that is limited as the collectors' settings say. The secret is in the answer and nowhere else.
+    /// Makes a key that is limited as the collectors' settings say, sees everything of its scope, and does not end. The secret is in the answer and nowhere
+    /// else.
     ///
     /// # Errors
     /// Where there is no such organisation.
     pub async fn create_key(&self, org: &OrgId, scope: Scope, label: &str, now: Timestamp) -> Result<(KeyId, Secret)> {
-        self.create_limited_key(org, scope, label, None, now).await
+        self.create_key_as(org, &NewKey::of(scope, label), now).await
     }
 
-    /// Makes a key that may send `rate_limit` events a second through each collector; `None` = as the settings say. The
-    /// secret is in the answer and nowhere else.
+    /// Makes a key. The secret is in the answer and nowhere else.
     ///
     /// # Errors
     /// Where there is no such organisation.
-    pub async fn create_limited_key(
-        &self,
-        org: &OrgId,
-        scope: Scope,
-        label: &str,
-        rate_limit: Option<u64>,
-        now: Timestamp,
-    ) -> Result<(KeyId, Secret)> {
+    pub async fn create_key_as(&self, org: &OrgId, new: &NewKey<'_>, now: Timestamp) -> Result<(KeyId, Secret)> {
         let (id, secret) = key::generate(&mut rand::rng());
         // One statement, so that no organisation can go in between; no row = no organisation.
-        let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us, rate_limit_events, mac_key) \
-             SELECT $1, organisations.id, $3, $4, $5, $6, $7, $8 FROM organisations WHERE organisations.id = $2";
+        let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us, rate_limit_events, mac_key, \
+             role, subject, sees_names, expires_at_us) \
+             SELECT $1, organisations.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12 FROM organisations WHERE organisations.id = $2";
         let done = sqlx::query(insert)
             .bind(id.as_str())
             .bind(org.as_str())
-            .bind(scope.as_str())
-            .bind(label)
+            .bind(new.scope.as_str())
+            .bind(new.label)
             .bind(hex::encode(digest(secret.secret_part())))
             .bind(now.as_microsecond())
-            .bind(rate_limit.map(at_most_i64))
+            .bind(new.rate_limit.map(at_most_i64))
             // Nobody must be able to sign with a key that was not made for it, were the database to leak.
-            .bind((scope == Scope::Produce).then(|| secret.mac_key().to_hex()))
+            .bind((new.scope == Scope::Produce).then(|| secret.mac_key().to_hex()))
+            .bind(new.role.name())
+            .bind(new.role.subject())
+            .bind(i64::from(new.role == Role::Analyst { names: true }))
+            .bind(new.expires_at.map(Timestamp::as_microsecond))
             .execute(&self.pool)
             .await
             .map_err(Error::Database)?;
         if done.rows_affected() == 0 { Err(Error::UnknownOrg(org.clone())) } else { Ok((id, secret)) }
+    }
+
+    /// What pseudonyms of the organisation's people are made with: the same for ever, or people would have several.
+    ///
+    /// # Errors
+    /// Where there is no such organisation, or the database cannot be read or written.
+    pub async fn pseudonym_key(&self, org: &OrgId) -> Result<PseudonymKey> {
+        // Whoever is first decides; the others read it.
+        let fresh = hex::encode(rand::random::<[u8; 32]>());
+        let update = "UPDATE organisations SET pseudonym_key = $1 WHERE id = $2 AND pseudonym_key IS NULL";
+        let select = "SELECT pseudonym_key FROM organisations WHERE id = $1";
+        let read =
+            async || sqlx::query(select).bind(org.as_str()).fetch_optional(&self.pool).await.map_err(Error::Database);
+        let mut row = read().await?.ok_or_else(|| Error::UnknownOrg(org.clone()))?;
+        let mut text: Option<String> = row.try_get("pseudonym_key").map_err(Error::Database)?;
+        if text.is_none() {
+            sqlx::query(update).bind(fresh).bind(org.as_str()).execute(&self.pool).await.map_err(Error::Database)?;
+            row = read().await?.ok_or_else(|| Error::UnknownOrg(org.clone()))?;
+            text = row.try_get("pseudonym_key").map_err(Error::Database)?;
+        }
+        let mut key = [0; 32];
+        let corrupt = |_| Error::Corrupt { column: "pseudonym_key", value: "…".to_owned() };
+        hex::decode_to_slice(text.unwrap_or_default(), &mut key).map_err(corrupt)?;
+        Ok(PseudonymKey(key))
     }
 
     /// The keys of an organisation, revoked ones too, oldest first.
@@ -150,8 +203,8 @@ impl Directory {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn keys(&self, org: &OrgId) -> Result<Vec<KeyInfo>> {
-        let select = "SELECT id, org_id, scope, label, created_at_us, revoked_at_us, rate_limit_events FROM keys \
-                      WHERE org_id = $1 ORDER BY created_at_us, id";
+        let select = "SELECT id, org_id, scope, label, created_at_us, revoked_at_us, rate_limit_events, role, subject, sees_names, \
+                      expires_at_us FROM keys WHERE org_id = $1 ORDER BY created_at_us, id";
         let rows = sqlx::query(select).bind(org.as_str()).fetch_all(&self.pool).await.map_err(Error::Database)?;
         rows.iter()
             .map(|row| {
@@ -163,6 +216,8 @@ impl Directory {
                     created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
                     revoked_at: time(row, "revoked_at_us")?,
                     rate_limit: limit(row, "rate_limit_events")?,
+                    role: Role::of(row)?,
+                    expires_at: time(row, "expires_at_us")?,
                 })
             })
             .collect()
@@ -204,21 +259,27 @@ impl Directory {
         let Some(known) = known else { return Ok(None) };
         // Compared in full before anything else is looked at: time tells nothing about the secret.
         let valid = same(&digest(secret), &known.secret_sha256);
-        let Known { org, rate_limit, daily_quota, .. } = &*known;
+        let Known { org, rate_limit, daily_quota, role, .. } = &*known;
         Ok((valid && known.scope == scope).then(|| Principal {
             org: org.clone(),
             key_id,
             scope,
             rate_limit: *rate_limit,
             daily_quota: *daily_quota,
+            role: role.clone(),
         }))
     }
 
     async fn look_up(&self, id: &KeyId) -> Result<Option<Known>> {
-        let select = "SELECT org_id, scope, secret_sha256, rate_limit_events, daily_quota \
+        let select = "SELECT org_id, scope, secret_sha256, rate_limit_events, daily_quota, role, subject, sees_names \
                       FROM keys JOIN organisations ON organisations.id = keys.org_id \
-                      WHERE keys.id = $1 AND revoked_at_us IS NULL";
-        let row = sqlx::query(select).bind(id.as_str()).fetch_optional(&self.pool).await.map_err(Error::Database)?;
+                      WHERE keys.id = $1 AND revoked_at_us IS NULL AND (expires_at_us IS NULL OR expires_at_us > $2)";
+        let row = sqlx::query(select)
+            .bind(id.as_str())
+            .bind(now_us())
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(Error::Database)?;
         let Some(row) = row else { return Ok(None) };
         let text: String = row.try_get("secret_sha256").map_err(Error::Database)?;
         let mut secret_sha256 = [0; 32];
@@ -230,8 +291,15 @@ impl Directory {
             secret_sha256,
             rate_limit: limit(&row, "rate_limit_events")?,
             daily_quota: limit(&row, "daily_quota")?,
+            role: Role::of(&row)?,
         }))
     }
+}
+
+/// Microseconds since 1970. Whether a key has ended is for this machine's clock to say, as is how old an entry of the cache is.
+#[allow(clippy::disallowed_methods, reason = "keys end by the clock on the wall")]
+fn now_us() -> i64 {
+    Timestamp::now().as_microsecond()
 }
 
 fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {

@@ -69,6 +69,7 @@ async fn migrate(pool: &SqlitePool) -> Result<()> {
         (1, "organisations and keys", include_str!("../migrations/0001_organisations_and_keys.sql")),
         (2, "limits and producers", include_str!("../migrations/0002_limits_and_producers.sql")),
         (3, "leases", include_str!("../migrations/0003_leases.sql")),
+        (4, "roles", include_str!("../migrations/0004_roles.sql")),
     ];
     let migrations = migrations.map(|(version, about, sql)| {
         Migration::new(version, about.into(), MigrationType::Simple, sql.into_sql_str(), false)

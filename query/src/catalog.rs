@@ -32,16 +32,12 @@ use lake::{Head, Lake, Table};
 use schemas::{DEAD_LETTERS, OrgId, TableSpec, tables};
 use tokio::time::Instant;
 
-use crate::{Error, Result, bounded, columns, fence::Fence, settings::Limits};
-
-/// Whose rows a session sees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// One organisation's.
-    Org(OrgId),
-    /// Everyone's. For whoever can read the lake's files anyway; no request over the network gets it.
-    Operator,
-}
+use crate::{
+    Access, Error, Result, bounded, columns,
+    fence::{Closed, Fence},
+    policy::Sight,
+    settings::Limits,
+};
 
 /// One version of a table.
 pub struct Pinned {
@@ -59,9 +55,10 @@ impl Pinned {
     /// The table as `access` may see it.
     #[must_use]
     pub fn provider(&self, access: &Access) -> Arc<dyn TableProvider> {
-        match access {
-            Access::Org(org) => Arc::new(Fence::new(self.spec.name, self.provider.clone(), org.clone())),
-            Access::Operator => self.provider.clone(),
+        match access.sight(self.spec) {
+            Sight::Rows(rows) => Arc::new(Fence::new(self.spec.name, self.provider.clone(), rows)),
+            Sight::Closed(why) => Arc::new(Closed { schema: self.provider.schema(), why }),
+            Sight::Everything => self.provider.clone(),
         }
     }
 

@@ -3,7 +3,7 @@
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
-use crate::fence::Unreadable;
+use crate::{fence::Unreadable, policy::Forbidden};
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +17,12 @@ pub enum Error {
     /// The query needs more memory or disk than one may take. Ask for less at once.
     #[error("the query needs more than its budget of memory and disk")]
     Budget(#[source] Box<DataFusionError>),
+    /// The table is not for the credential's role. Ask another one, or with another credential.
+    #[error(transparent)]
+    Forbidden(Forbidden),
+    /// Who may see what cannot be looked up. Try again; tell the operator.
+    #[error("the directory cannot be read")]
+    Directory(#[source] directory::Error),
     /// A table version that was asked for cannot be read any more. Start again.
     #[error("version {version} of table `{table}` cannot be read any more")]
     Gone {
@@ -73,6 +79,8 @@ pub(crate) enum Kind {
     Budget,
     /// Files and stores.
     Scan,
+    /// What the credential may see.
+    Forbidden(Forbidden),
 }
 
 impl Error {
@@ -81,6 +89,9 @@ impl Error {
         match error.find_root() {
             DataFusionError::ResourcesExhausted(_) => Kind::Budget,
             DataFusionError::External(source) if source.is::<Unreadable>() => Kind::Scan,
+            DataFusionError::External(source) if source.is::<Forbidden>() => {
+                Kind::Forbidden(source.downcast_ref::<Forbidden>().expect("just looked").clone())
+            }
             DataFusionError::ObjectStore(_) | DataFusionError::ParquetError(_) | DataFusionError::IoError(_) => {
                 Kind::Scan
             }
@@ -93,6 +104,7 @@ impl Error {
         match Self::kind(&error) {
             Kind::Budget => Self::Budget(Box::new(error)),
             Kind::Scan => Self::Scan(Box::new(error)),
+            Kind::Forbidden(why) => Self::Forbidden(why),
             Kind::Sql => Self::Sql(Box::new(error)),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //!   SQL, REST, views, joins …          see only what comes out here
 //!   ─────────────────────────────────────────────────────────────
-//!   FenceExec     keeps rows with org_id = <org>, drops the rest; a leaf of the plan
+//!   FenceExec     keeps rows with org_id = <org> (and of some people alone, or under pseudonyms), drops the rest; a leaf of the plan
 //!     └─ the table's own scan          org_id = <org> pushed down, so that foreign files are not even read
 //! ```
 //!
@@ -19,9 +19,9 @@
 use std::{fmt, sync::Arc};
 
 use arrow::{
-    array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray},
-    compute::{cast, filter_record_batch, kernels::cmp::eq},
-    datatypes::{Schema, SchemaRef},
+    array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, Scalar, StringArray},
+    compute::{and_kleene, cast, filter_record_batch, kernels::cmp::eq},
+    datatypes::{DataType, Schema, SchemaRef},
 };
 use async_trait::async_trait;
 use datafusion::{
@@ -42,26 +42,59 @@ use datafusion::{
         stream::RecordBatchStreamAdapter,
     },
 };
+use directory::PseudonymKey;
 use futures::StreamExt;
 use parquet::errors::ParquetError;
-use schemas::OrgId;
+
+use crate::{
+    http::cursor::hmac_sha256,
+    policy::{Forbidden, Rows, USER_COLUMN},
+};
 
 /// The column that says whose a row is.
 pub const ORG_COLUMN: &str = "org_id";
 
-/// A table as one organisation may see it.
+/// A table as one organisation, or a part of it, may see it.
 #[derive(Debug)]
-pub struct Fence {
+pub(crate) struct Fence {
     table: &'static str,
     inner: Arc<dyn TableProvider>,
-    org: OrgId,
+    rows: Rows,
 }
 
 impl Fence {
-    /// The rows of `org` in `inner`; `table` names it in plans and errors.
+    /// `rows` of `inner`; `table` names it in plans and errors.
     #[must_use]
-    pub fn new(table: &'static str, inner: Arc<dyn TableProvider>, org: OrgId) -> Self {
-        Self { table, inner, org }
+    pub(crate) fn new(table: &'static str, inner: Arc<dyn TableProvider>, rows: Rows) -> Self {
+        Self { table, inner, rows }
+    }
+}
+
+/// A table that says that it may not be seen.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) schema: SchemaRef,
+    pub(crate) why: Forbidden,
+}
+
+#[async_trait]
+impl TableProvider for Closed {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(DataFusionError::External(Box::new(self.why.clone())))
     }
 }
 
@@ -160,66 +193,140 @@ impl TableProvider for Fence {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.inner.schema();
-        let org_column = schema.index_of(ORG_COLUMN)?;
         let wanted = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
         let mut read = wanted.clone();
-        let org_at = wanted.iter().position(|index| *index == org_column).unwrap_or_else(|| {
-            read.push(org_column);
-            wanted.len()
-        });
-        let own = ScalarValue::from(self.org.as_str()).cast_to(schema.field(org_column).data_type())?;
-        let own = Expr::Column(ORG_COLUMN.into()).eq(Expr::Literal(own, None));
-        let below = std::iter::once(own).chain(filters.iter().filter(|filter| harmless(filter)).cloned());
+        // Where a column is read, which is added where it was not asked for.
+        let mut at = |column: &str| -> Result<usize> {
+            let index = schema.index_of(column)?;
+            Ok(read.iter().position(|read| *read == index).unwrap_or_else(|| {
+                read.push(index);
+                read.len() - 1
+            }))
+        };
+        let keep = Keep {
+            org_at: at(ORG_COLUMN)?,
+            only_at: self.rows.only.as_ref().map(|(column, _)| at(column)).transpose()?,
+            rows: self.rows.clone(),
+            width: wanted.len(),
+        };
+        let literal = |column: &str, value: &str| -> Result<Expr> {
+            let value = ScalarValue::from(value).cast_to(schema.field_with_name(column)?.data_type())?;
+            Ok(Expr::Literal(value, None))
+        };
+        let mut below = vec![Expr::Column(ORG_COLUMN.into()).eq(literal(ORG_COLUMN, self.rows.org.as_str())?)];
+        if let Some((column, values)) = &self.rows.only
+            && values.len() <= VALUES_BELOW_MAX
+        {
+            let values = values.iter().map(|value| literal(column, value)).collect::<Result<_>>()?;
+            below.push(Expr::Column((*column).into()).in_list(values, false));
+        }
+        // A pseudonym says nothing about the value that it stands for.
+        let hidden = |filter: &Expr| {
+            self.rows.pseudonyms.is_some() && filter.column_refs().iter().any(|column| column.name == USER_COLUMN)
+        };
+        below.extend(filters.iter().filter(|filter| harmless(filter) && !hidden(filter)).cloned());
         // No limit: it would count foreign rows.
         let plan = self
             .inner
-            .scan(state, Some(&read), &below.collect::<Vec<_>>(), None)
+            .scan(state, Some(&read), &below, None)
             .await
             .map_err(|error| Unreadable::hide(self.table, error))?;
-        Ok(Arc::new(FenceExec::new(self.table, plan, self.org.clone(), org_at, wanted.len())?))
+        Ok(Arc::new(FenceExec::new(self.table, plan, keep)?))
     }
 }
 
-/// Scans, keeps the organisation's rows, and drops the organisation's column where it was not asked for.
+/// Most values of a column that are looked for in files; more are only looked for in rows.
+const VALUES_BELOW_MAX: usize = 200;
+
+/// What of the rows below is kept.
+#[derive(Clone, Debug)]
+struct Keep {
+    rows: Rows,
+    /// Position of the organisation's column below.
+    org_at: usize,
+    /// Position of the column that takes certain values alone.
+    only_at: Option<usize>,
+    /// The first so many columns below are the output.
+    width: usize,
+}
+
+impl Keep {
+    /// The rows of `batch` that are kept, in the columns of `schema`; the order stays. Rows without an organisation are nobody's.
+    fn of(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+        let column = batch.column(self.org_at);
+        let own = cast(&StringArray::from(vec![self.rows.org.as_str()]), column.data_type())?;
+        let mut kept: BooleanArray = eq(column, &Scalar::new(own))?;
+        if let (Some(at), Some((_, values))) = (self.only_at, &self.rows.only) {
+            let texts = cast(batch.column(at), &DataType::Utf8View)?;
+            let allowed = texts.as_string_view().iter().map(|text| text.is_some_and(|text| values.contains(text)));
+            kept = and_kleene(&kept, &allowed.map(Some).collect())?;
+        }
+        let columns = batch.columns()[..self.width].to_vec();
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
+        let batch = match kept.null_count() == 0 && kept.true_count() == kept.len() {
+            true => batch,
+            false => filter_record_batch(&batch, &kept)?,
+        };
+        match (&self.rows.pseudonyms, schema.index_of(USER_COLUMN)) {
+            (Some(key), Ok(at)) => under_pseudonyms(&batch, at, key),
+            _ => Ok(batch),
+        }
+    }
+}
+
+/// `batch` with pseudonyms in its column `at`: the same for the same person, day after day, and told to nobody by whoever has the key.
+fn under_pseudonyms(batch: &RecordBatch, at: usize, key: &PseudonymKey) -> Result<RecordBatch> {
+    let field = batch.schema().field(at).clone();
+    let people = cast(batch.column(at), &DataType::Utf8View)?;
+    // Rows of one person mostly follow each other.
+    let (mut last, mut pseudonym) = (None, String::new());
+    let pseudonyms = people.as_string_view().iter().map(|person| {
+        if person.is_some() && person != last {
+            let code = hmac_sha256(key.expose(), &[person.unwrap_or_default().as_bytes()]);
+            pseudonym = format!("pseudonym:{}", hex::encode(&code[..16]));
+            last = person;
+        }
+        person.map(|_| pseudonym.clone())
+    });
+    let pseudonyms: StringArray = pseudonyms.collect();
+    let mut columns = batch.columns().to_vec();
+    columns[at] = cast(&pseudonyms, field.data_type())?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
+}
+
+/// Scans and keeps what may be seen; drops the columns that were not asked for.
 #[derive(Debug)]
 struct FenceExec {
     table: &'static str,
     inner: Arc<dyn ExecutionPlan>,
-    org: OrgId,
-    /// Position of the organisation's column in `inner`.
-    org_at: usize,
-    /// The first so many columns of `inner` are the output.
-    width: usize,
+    keep: Keep,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl FenceExec {
-    fn new(
-        table: &'static str,
-        inner: Arc<dyn ExecutionPlan>,
-        org: OrgId,
-        org_at: usize,
-        width: usize,
-    ) -> Result<Self> {
+    fn new(table: &'static str, inner: Arc<dyn ExecutionPlan>, keep: Keep) -> Result<Self> {
         let below = inner.schema();
-        let kept: Vec<usize> = (0..width).collect();
+        let kept: Vec<usize> = (0..keep.width).collect();
         let schema: SchemaRef = Arc::new(below.project(&kept)?);
-        // Within one organisation the files' order (org_id, user_key, …) is an order by user_key.
-        let mut equivalences: EquivalenceProperties = inner.properties().equivalence_properties().clone();
-        let org_column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(ORG_COLUMN, org_at));
-        equivalences.add_constants([ConstExpr::new(org_column, AcrossPartitions::Uniform(None))])?;
-        let mapping = ProjectionMapping::from_indices(&kept, &below)?;
-        let properties = inner
-            .properties()
-            .as_ref()
-            .clone()
-            .with_eq_properties(equivalences.project(&mapping, schema))
-            .with_partitioning(Partitioning::UnknownPartitioning(
-                inner.properties().output_partitioning().partition_count(),
-            ));
+        let equivalences = match &keep.rows.pseudonyms {
+            // Pseudonyms have another order than people.
+            Some(_) => EquivalenceProperties::new(schema),
+            None => {
+                // Within one organisation the files' order (org_id, user_key, …) is an order by user_key.
+                let mut known: EquivalenceProperties = inner.properties().equivalence_properties().clone();
+                let org_column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(ORG_COLUMN, keep.org_at));
+                known.add_constants([ConstExpr::new(org_column, AcrossPartitions::Uniform(None))])?;
+                known.project(&ProjectionMapping::from_indices(&kept, &below)?, schema)
+            }
+        };
+        let properties = inner.properties().as_ref().clone().with_eq_properties(equivalences).with_partitioning(
+            Partitioning::UnknownPartitioning(inner.properties().output_partitioning().partition_count()),
+        );
         let metrics = ExecutionPlanMetricsSet::new();
-        Ok(Self { table, inner, org, org_at, width, properties: Arc::new(properties), metrics })
+        Ok(Self { table, inner, keep, properties: Arc::new(properties), metrics })
     }
 }
 
@@ -265,19 +372,18 @@ impl ExecutionPlan for FenceExec {
 
     fn repartitioned(&self, target: usize, config: &ConfigOptions) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(inner) = self.inner.repartitioned(target, config)? else { return Ok(None) };
-        Ok(Some(Arc::new(Self::new(self.table, inner, self.org.clone(), self.org_at, self.width)?)))
+        Ok(Some(Arc::new(Self::new(self.table, inner, self.keep.clone())?)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let table = self.table;
         let below = self.inner.execute(partition, context).map_err(|error| Unreadable::hide(table, error))?;
         let metrics = BaselineMetrics::new(&self.metrics, partition);
-        let (org, org_at, schema) = (self.org.clone(), self.org_at, self.schema());
+        let (keep, schema) = (self.keep.clone(), self.schema());
         let out_schema = schema.clone();
         let rows = below.filter_map(move |batch| {
-            let batch = batch
-                .map_err(|error| Unreadable::hide(table, error))
-                .and_then(|batch| keep_own(&batch, &org, org_at, &out_schema));
+            let batch =
+                batch.map_err(|error| Unreadable::hide(table, error)).and_then(|batch| keep.of(&batch, &out_schema));
             if let Ok(batch) = &batch {
                 metrics.record_output(batch.num_rows());
             }
@@ -292,19 +398,4 @@ impl ExecutionPlan for FenceExec {
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
     }
-}
-
-/// The rows of `org`: `org_at` is the position of its column, the columns of `schema` come first in `batch`. Rows without
-/// an organisation are nobody's. Keeps the order.
-fn keep_own(batch: &RecordBatch, org: &OrgId, org_at: usize, schema: &SchemaRef) -> Result<RecordBatch> {
-    let column = batch.column(org_at);
-    let own = cast(&StringArray::from(vec![org.as_str()]), column.data_type())?;
-    let own: BooleanArray = eq(column, &Scalar::new(own))?;
-    let columns = batch.columns()[..schema.fields().len()].to_vec();
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    let batch = RecordBatch::try_new_with_options(schema.clone(), columns, &options)?;
-    if own.null_count() == 0 && own.true_count() == own.len() {
-        return Ok(batch);
-    }
-    Ok(filter_record_batch(&batch, &own)?)
 }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants:
-//! 1. Whoever comes over the network sees one organisation, named by the credential, and sees it through [`fence`].
+//! 1. Whoever comes over the network sees one organisation, or a part of it, as the credential says (`policy`), and sees it through [`fence`].
 //! 2. A request reads one version of a table; the pages behind one cursor all read the same version.
 //! 3. Memory is bounded: requests at once × page, the engine's pool, a few versions' file lists.
 //!
@@ -30,15 +30,17 @@ mod http;
 mod live;
 mod pg_catalog;
 mod pgwire;
+mod policy;
 mod pool;
 mod settings;
 pub mod sql;
 pub mod tls;
 
-pub use catalog::{Access, Catalog, Pinned, session};
+pub use catalog::{Catalog, Pinned, session};
 pub use error::{Error, Result};
 pub use http::{Query, public_routes, router, routes};
 pub use pgwire::PgServer;
+pub use policy::{Access, Forbidden, Part};
 pub use settings::{Limits, Settings};
 pub use sql::sql;
 

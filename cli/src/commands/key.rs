@@ -1,7 +1,7 @@
 //! `daybook key`.
 
 use clap::{Args, Subcommand, ValueEnum};
-use directory::Scope;
+use directory::{Directory, NewKey, Scope};
 use jiff::Timestamp;
 use serde_json::json;
 
@@ -79,13 +79,10 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
                 KeyScope::Read => Scope::Read,
                 KeyScope::Produce => Scope::Produce,
             };
-            let created = directory.create_limited_key(org, scope, label, *rate_limit, now).await;
-            let (id, secret) = created.map_err(|error| {
-                let fault = Fault::failed(format!("cannot create a key for organisation `{org}`")).source(error);
-                fault.help(format!(
-                    "`daybook org list` shows the organisations, `daybook org create {org}` makes this one"
-                ))
-            })?;
+            let created = directory
+                .create_key_as(org, &NewKey { rate_limit: *rate_limit, ..NewKey::of(scope, label) }, now)
+                .await;
+            let (id, secret) = created.map_err(|error| not_made(error, "key", org))?;
             output::note(&format!("key {id} of {org}; it is shown this once:"));
             output::text(&format!("{}\n", secret.expose()))
         }
@@ -98,21 +95,35 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
                         json!(key.id.to_string()),
                         json!(key.scope.as_str()),
                         json!(key.label),
+                        json!(key.role.to_string()),
                         json!(key.rate_limit),
                         json!(key.created_at.to_string()),
                         json!(key.revoked_at.map(|at| at.to_string())),
                     ]
                 })
                 .collect();
-            output::rows(&["id", "scope", "label", "rate_limit", "created_at", "revoked_at"], &rows, list.format)
+            output::rows(
+                &["id", "scope", "label", "role", "rate_limit", "created_at", "revoked_at"],
+                &rows,
+                list.format,
+            )
         }
-        KeyCommand::Revoke { id } => {
-            let key = id.parse().map_err(|error| Fault::usage(format!("`{id}` is no key id")).source(error))?;
-            if directory.revoke_key(&key, now).await.during(format!("cannot revoke key {id}"))? {
-                return output::text(&format!("key {id} is revoked\n"));
-            }
-            Err(Fault::failed(format!("there is no key {id} that could be revoked"))
-                .help("`daybook key list --org ORG` shows its keys"))
-        }
+        KeyCommand::Revoke { id } => revoke(&directory, id, "key", now).await,
     }
+}
+
+/// Revokes a key or token by its id.
+pub(crate) async fn revoke(directory: &Directory, id: &str, what: &str, now: Timestamp) -> Result<()> {
+    let key = id.parse().map_err(|error| Fault::usage(format!("`{id}` is no {what} id")).source(error))?;
+    if directory.revoke_key(&key, now).await.during(format!("cannot revoke {what} {id}"))? {
+        return output::text(&format!("{what} {id} is revoked\n"));
+    }
+    Err(Fault::failed(format!("there is no {what} {id} that could be revoked"))
+        .help(format!("`daybook {what} list --org ORG` shows its {what}s")))
+}
+
+/// Why a key or token cannot be made.
+pub(crate) fn not_made(error: directory::Error, what: &str, org: &schemas::OrgId) -> Fault {
+    let fault = Fault::failed(format!("cannot create a {what} for organisation `{org}`")).source(error);
+    fault.help(format!("`daybook org list` shows the organisations, `daybook org create {org}` makes this one"))
 }

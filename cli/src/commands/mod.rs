@@ -12,3 +12,4 @@ pub(crate) mod query;
 pub(crate) mod rollup;
 pub(crate) mod status;
 pub(crate) mod team;
+pub(crate) mod token;

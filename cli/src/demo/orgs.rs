@@ -1,6 +1,6 @@
 //! The demo's organisations and their keys.
 
-use directory::{Directory, Scope};
+use directory::{Directory, NewKey, Scope};
 use schemas::OrgId;
 
 use crate::{
@@ -36,7 +36,8 @@ pub(super) async fn prepare(directory: &Directory, number: usize) -> Result<Vec<
             }
         }
         // The demo sends as fast as it can.
-        let ingest = directory.create_limited_key(&org, Scope::Ingest, LABEL, Some(0), parts::now()).await;
+        let new = NewKey { rate_limit: Some(0), ..NewKey::of(Scope::Ingest, LABEL) };
+        let ingest = directory.create_key_as(&org, &new, parts::now()).await;
         let (_, ingest) = ingest.during(during())?;
         let (_, read) = directory.create_key(&org, Scope::Read, LABEL, parts::now()).await.during(during())?;
         keys.push(Keys { org, ingest: ingest.expose().to_owned(), read: read.expose().to_owned() });

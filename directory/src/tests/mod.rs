@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use schemas::OrgId;
 use sqlx::Row as _;
 
-use super::{CACHE_TTL, Directory, Error, KeyId, OrgChange, Scope, cache, key};
+use super::{CACHE_TTL, Directory, Error, KeyId, NewKey, OrgChange, Role, Scope, cache, key};
 
 mod lease;
 mod migration;
@@ -146,6 +146,49 @@ async fn revoked_here_ends_at_once_elsewhere_within_the_ttl() {
     assert_eq!(keys.iter().map(|key| (key.id.clone(), key.revoked_at)).collect::<Vec<_>>(), [(id, Some(now()))]);
     let unknown: KeyId = "0123456789abcdef".parse().expect("a key id");
     assert!(!there.revoke_key(&unknown, now()).await.expect("writable"));
+}
+
+#[tokio::test]
+async fn a_key_ends_and_keeps_its_role() {
+    let directory = directory().await;
+    #[allow(clippy::disallowed_methods, reason = "keys end by the clock on the wall")]
+    let today = Timestamp::now();
+    let hour = jiff::SignedDuration::from_hours(1);
+    let roles = [
+        Role::Service,
+        Role::Admin,
+        Role::Analyst { names: false },
+        Role::Analyst { names: true },
+        Role::Lead { team: "it's".to_owned() },
+        Role::Member { user: "email:ada@acme.example".to_owned() },
+    ];
+    for role in &roles {
+        for (expires_at, valid) in [(None, true), (Some(today + hour), true), (Some(today - hour), false)] {
+            let new = NewKey { role: role.clone(), expires_at, ..NewKey::of(Scope::Read, "") };
+            let (_, secret) = directory.create_key_as(&org("acme"), &new, now()).await.expect("new");
+            let principal = directory.authenticate(secret.expose(), Scope::Read).await.expect("readable");
+            assert_eq!(principal.map(|principal| principal.role), valid.then(|| role.clone()), "{expires_at:?}");
+        }
+    }
+    let keys = directory.keys(&org("acme")).await.expect("readable");
+    assert!(roles.iter().all(|role| keys.iter().filter(|key| key.role == *role).count() == 3));
+}
+
+#[tokio::test]
+async fn pseudonyms_have_one_key_for_ever() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+    let (here, there) = (Directory::open(&url).await.expect("new"), Directory::open(&url).await.expect("again"));
+    for name in ["acme", "globex"] {
+        here.create_org(&org(name), name, "UTC", now()).await.expect("new");
+    }
+    let acme = org("acme");
+    let (first, second) = tokio::join!(here.pseudonym_key(&acme), there.pseudonym_key(&acme));
+    let first = first.expect("readable");
+    assert_eq!(first, second.expect("readable"));
+    assert_ne!(first, here.pseudonym_key(&org("globex")).await.expect("readable"));
+    assert_eq!(format!("{first:?}"), "PseudonymKey(…)");
+    assert!(matches!(here.pseudonym_key(&org("nobody")).await, Err(Error::UnknownOrg(_))));
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl RateLimits {
 
 #[cfg(test)]
 mod tests {
-    use directory::Scope;
+    use directory::{Role, Scope};
     use proptest::prelude::*;
 
     use super::*;
@@ -168,6 +168,7 @@ mod tests {
             scope: Scope::Ingest,
             rate_limit,
             daily_quota: None,
+            role: Role::Service,
         }
     }
 

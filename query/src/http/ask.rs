@@ -15,7 +15,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Query, auth, body, negotiate, params::Pairs, problem::Problem};
 use crate::{
-    Access,
     formats::{self, Format},
     sql,
 };
@@ -29,7 +28,7 @@ pub(super) async fn ask(
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + query.0.timeout;
     let answer = async {
-        let org = auth::reader(&query.0.directory, &headers).await?;
+        let access = auth::reader(&query, &headers).await?;
         let format = match Pairs::parse(uri.query(), &["format"])?.format()? {
             Some(format) => format,
             None => negotiate::format(&headers)?,
@@ -38,7 +37,7 @@ pub(super) async fn ask(
         let statement =
             std::str::from_utf8(&statement).map_err(|_| Problem::statement("The body is no UTF-8 text."))?;
         let permit = query.admit().await?;
-        let context = query.0.catalog.session(&Access::Org(org)).await.map_err(|error| Problem::from_sql(&error))?;
+        let context = query.0.catalog.session(&access).await.map_err(|error| Problem::from_sql(&error))?;
         let rows = sql(&context, statement).await.map_err(|error| Problem::from_sql(&error))?;
         let mut chunks = formats::write(rows, format);
         let first = chunks.next().await.transpose().map_err(|error| Problem::from_sql(&error))?;

@@ -1,13 +1,18 @@
 //! Who asks. Denied unless a key says otherwise.
 
+use super::{Query, problem::Problem};
+use crate::{Access, policy};
 use axum::http::{HeaderMap, header};
-use directory::{Directory, Scope};
-use schemas::OrgId;
+use directory::{Directory, Principal, Scope};
 
-use super::problem::Problem;
+/// What the read key that the request carries may see. It comes from nowhere else.
+pub(super) async fn reader(query: &Query, headers: &HeaderMap) -> Result<Access, Problem> {
+    let principal = principal(&query.0.directory, headers).await?;
+    let access = policy::access(&query.0.catalog, &query.0.directory, &principal).await;
+    access.map_err(|error| Problem::from_error(&error, false))
+}
 
-/// The organisation whose read key the request carries. The organisation comes from nowhere else.
-pub(super) async fn reader(directory: &Directory, headers: &HeaderMap) -> Result<OrgId, Problem> {
+async fn principal(directory: &Directory, headers: &HeaderMap) -> Result<Principal, Problem> {
     let Some(key) = bearer(headers) else {
         return Err(Problem::unauthorized(headers.contains_key(header::AUTHORIZATION)));
     };
@@ -18,7 +23,7 @@ pub(super) async fn reader(directory: &Directory, headers: &HeaderMap) -> Result
         })
     };
     if let Some(principal) = authenticate(Scope::Read).await? {
-        return Ok(principal.org);
+        return Ok(principal);
     }
     match authenticate(Scope::Ingest).await? {
         Some(_) => Err(Problem::forbidden()),

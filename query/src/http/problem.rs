@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Error, fence::is_gone, sql};
+use crate::{Error, fence::is_gone, policy::Forbidden, sql};
 
 /// Base of the problem types' URIs.
 const BASE: &str = "https://daybook.dev/problems/";
@@ -89,6 +89,15 @@ impl Problem {
             .header("www-authenticate", "Bearer realm=\"daybook\", error=\"insufficient_scope\", scope=\"read\"")
     }
 
+    /// A table that is not for the key's role.
+    fn not_for_this_role(why: &Forbidden) -> Self {
+        let detail = format!("{why}. An admin of the organisation can make a token with another role.");
+        let detail = detail.replacen("table", "Table", 1);
+        Self::new(StatusCode::FORBIDDEN, "wrong-role", "Not for this role", detail)
+            .with("table", json!(why.table))
+            .with("role", json!(why.role))
+    }
+
     /// No format that the client accepts.
     pub(super) fn not_acceptable(known: &[&str]) -> Self {
         let detail = format!("None of the accepted media types is available. Available: {}.", known.join(", "));
@@ -151,6 +160,11 @@ impl Problem {
         let log = || tracing::error!(error = error as &dyn std::error::Error, "a request failed");
         match error {
             Error::Gone { .. } => Self::gone(),
+            Error::Forbidden(why) => Self::not_for_this_role(why),
+            Error::Directory(_) => {
+                log();
+                Self::unavailable("directory of keys")
+            }
             Error::Lake { .. } | Error::Scan(_) if with_cursor && is_gone(error) => Self::gone(),
             Error::Lake { .. } => {
                 log();

@@ -70,7 +70,7 @@ pub(super) async fn fixed(
     headers: HeaderMap,
     answer: impl FnOnce() -> serde_json::Value,
 ) -> Result<Json<serde_json::Value>, Problem> {
-    auth::reader(&query.0.directory, &headers).await?;
+    auth::reader(&query, &headers).await?;
     Pairs::parse(uri.query(), &[])?;
     Ok(Json(answer()))
 }
@@ -84,15 +84,16 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let deadline = Instant::now() + query.0.timeout;
     let answer = async {
-        let org = auth::reader(&query.0.directory, &headers).await?;
+        let access = auth::reader(&query, &headers).await?;
         let asked = Asked::parse(resource, uri.query())?;
         let format = match asked.format {
             Some(format) => format,
             None => negotiate::format(&headers)?,
         };
         let permit = query.admit().await?;
-        let (query, org, asked, headers) = (&query, &org, &asked, &headers);
-        let request = Request { resource, query, org, asked, format, path: uri.path(), headers };
+        let org = access.org().ok_or_else(|| Problem::unauthorized(true))?;
+        let (query, access, asked, headers) = (&query, &access, &asked, &headers);
+        let request = Request { resource, query, access, org, asked, format, path: uri.path(), headers };
         request.answer(permit, deadline).await
     };
     timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
@@ -108,6 +109,8 @@ struct Days {
 struct Request<'a> {
     resource: &'static Resource,
     query: &'a Query,
+    access: &'a Access,
+    /// The access's organisation.
     org: &'a OrgId,
     asked: &'a Asked,
     format: Format,
@@ -181,7 +184,9 @@ impl Request<'_> {
     }
 
     async fn latest_day(&self, pinned: &Pinned) -> Result<Option<Date>> {
-        if let Some(day) = pinned.known_latest_day(self.org) {
+        // What all see is worth remembering.
+        let whole = matches!(self.access, Access::Org(_));
+        if whole && let Some(day) = pinned.known_latest_day(self.org) {
             return Ok(day);
         }
         let latest = max(column(self.resource.key[0]));
@@ -190,13 +195,15 @@ impl Request<'_> {
         let batches = frame.collect().await.map_err(Error::engine)?;
         let days = batches.first().map(|batch| batch.column(0).as_primitive::<Date32Type>().clone());
         let day = days.filter(|days| !days.is_empty() && days.is_valid(0)).map(|days| date(days.value(0)));
-        pinned.learn_latest_day(self.org, day);
+        if whole {
+            pinned.learn_latest_day(self.org, day);
+        }
         Ok(day)
     }
 
     /// The table as this request may see it: through the fence, always.
     fn table(&self, pinned: &Pinned) -> Arc<dyn datafusion::catalog::TableProvider> {
-        pinned.provider(&Access::Org(self.org.clone()))
+        pinned.provider(self.access)
     }
 
     /// Digest of everything that selects rows and columns, the table's version included; pages of one walk share it.
@@ -204,6 +211,7 @@ impl Request<'_> {
         let parts = json!([
             env!("CARGO_PKG_VERSION"),
             self.org,
+            self.access.tag(),
             pinned.table_id,
             pinned.version,
             days.from,

@@ -26,7 +26,6 @@ use datafusion_postgres::{
         messages::PgWireBackendMessage,
     },
 };
-use directory::Principal;
 use futures::Sink;
 use tokio::sync::Semaphore;
 
@@ -51,6 +50,7 @@ pub(super) struct Connection {
 /// What a key opens.
 struct Session {
     key: String,
+    access: Access,
     service: DfSessionService,
     versions: Versions,
     cancel: Cancellable,
@@ -62,15 +62,12 @@ impl Connection {
         Self { server, peer, session: OnceLock::new(), idle }
     }
 
-    /// Opens the session of `principal`, who presented `key`.
-    pub(super) fn open(&self, key: String, principal: &Principal, cancel: Cancellable) -> PgWireResult<()> {
-        let (context, versions) =
-            self.server.sessions.session(&Access::Org(principal.org.clone()), principal.org.as_str()).map_err(
-                |error| {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a SQL session cannot be set up");
-                    errors::no_session()
-                },
-            )?;
+    /// Opens a session for `access`, which `key` gave; it is told that its user is `user`.
+    pub(super) fn open(&self, key: String, access: Access, user: &str, cancel: Cancellable) -> PgWireResult<()> {
+        let (context, versions) = self.server.sessions.session(&access, user).map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a SQL session cannot be set up");
+            errors::no_session()
+        })?;
         let context: Arc<SessionContext> = Arc::new(context);
         let service = DfSessionService::new_with_hooks(
             context,
@@ -81,13 +78,13 @@ impl Connection {
                 Arc::new(TransactionStatementHook),
             ],
         );
-        let session = Session { key, service, versions, cancel };
+        let session = Session { key, access, service, versions, cancel };
         self.session.set(session).map_err(|_| errors::no_session())
     }
 
-    /// The key that it was opened with.
-    pub(super) fn key(&self) -> Option<&str> {
-        self.session.get().map(|session| session.key.as_str())
+    /// The key that it was opened with, and what it could see then.
+    pub(super) fn opened(&self) -> Option<(&str, &Access)> {
+        self.session.get().map(|session| (session.key.as_str(), &session.access))
     }
 
     /// Returns when no statement is under way.

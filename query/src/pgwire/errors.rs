@@ -5,7 +5,7 @@
 use datafusion::{error::DataFusionError, sql::sqlparser::parser::ParserError};
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError};
 
-use crate::{Error, error::Kind, sql};
+use crate::{Error, error::Kind, policy::Forbidden, sql};
 
 fn error(code: &str, message: impl Into<String>) -> ErrorInfo {
     ErrorInfo::new("ERROR".to_owned(), code.to_owned(), message.into())
@@ -83,6 +83,7 @@ fn info_of_engine(engine: &DataFusionError) -> ErrorInfo {
     match Error::kind(engine) {
         Kind::Budget => budget(),
         Kind::Scan => unreadable(engine),
+        Kind::Forbidden(why) => forbidden(&why),
         Kind::Sql => wrong(engine),
     }
 }
@@ -93,6 +94,7 @@ fn info(cause: &Error) -> ErrorInfo {
             with_hint(error("25006", cause.to_string()), "This database is only read; events come in by the collector.")
         }
         Error::Sql(source) => wrong(source),
+        Error::Forbidden(why) => forbidden(why),
         Error::Budget(_) => budget(),
         Error::Scan(source) => unreadable(source),
         other => {
@@ -100,6 +102,10 @@ fn info(cause: &Error) -> ErrorInfo {
             error("58030", "the tables cannot be read at the moment; the cause is in the service's log")
         }
     }
+}
+
+fn forbidden(why: &Forbidden) -> ErrorInfo {
+    with_hint(error("42501", why.to_string()), "An admin of the organisation can make a token with another role.")
 }
 
 fn budget() -> ErrorInfo {

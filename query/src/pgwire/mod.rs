@@ -7,10 +7,10 @@
 //! ```
 //!
 //! Invariants:
-//! 1. The organisation comes from the key. User and database names of the client are labels.
+//! 1. The organisation and the role come from the key. User and database names of the client are labels.
 //! 2. A password crosses only TLS, or the loopback interface.
 //! 3. A statement runs within the service's deadline and its places, and is cancelled by its connection's secret (CancelRequest) alone.
-//! 4. A connection whose key was revoked ends within seconds, in the middle of a statement if need be.
+//! 4. A connection whose key was revoked, or may see something else than before, ends within seconds, in the middle of a statement if need be.
 
 mod cancels;
 mod connection;
@@ -24,9 +24,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use datafusion_postgres::pgwire::{
     api::RandomPidSecretKeyGenerator,
+    error::PgWireResult,
     tokio::{TlsAcceptor, process_socket},
 };
-use directory::Scope;
+use directory::{Principal, Scope};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -39,7 +40,7 @@ use self::{
     cancels::Cancels,
     connection::{Connection, Handlers},
 };
-use crate::{Error, Query, Result, pg_catalog::PgCatalog};
+use crate::{Access, Error, Query, Result, pg_catalog::PgCatalog, policy};
 
 /// How often the key of an open connection is looked at again.
 const RECHECK: Duration = Duration::from_secs(2);
@@ -110,19 +111,37 @@ impl PgServer {
                 }
             }
             () = self.revoked(&connection) => {
-                tracing::info!(%peer, "the key of a SQL connection is not valid any more; the connection ends");
+                tracing::info!(%peer, "the key of a SQL connection was revoked or may see something else now; the connection ends");
             }
             () = async { closing.cancelled().await; connection.idle().await } => {}
         }
     }
 
-    /// Returns when the connection's key is refused. A directory that is away is no reason to end what it once allowed.
+    /// Who presents `key`, and what may be seen with it.
+    async fn admitted(&self, key: &str) -> PgWireResult<(Principal, Access)> {
+        let principal = self.query.directory().authenticate(key, Scope::Read).await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
+            errors::no_directory()
+        })?;
+        let principal = principal.ok_or_else(errors::unknown_key)?;
+        let access = policy::access(self.query.catalog(), self.query.directory(), &principal).await;
+        Ok((principal, access.map_err(errors::of)?))
+    }
+
+    /// Returns when the connection's key is refused, or may see something else than it could. A directory that is away is no reason to end what it once
+    /// allowed.
     async fn revoked(&self, connection: &Connection) {
         loop {
             sleep(RECHECK).await;
-            let Some(key) = connection.key() else { continue };
-            if let Ok(None) = self.query.directory().authenticate(key, Scope::Read).await {
-                return;
+            let Some((key, access)) = connection.opened() else { continue };
+            let directory = self.query.directory();
+            match directory.authenticate(key, Scope::Read).await {
+                Ok(None) => return,
+                Ok(Some(principal)) => match policy::access(self.query.catalog(), directory, &principal).await {
+                    Ok(now) if now != *access => return,
+                    _ => {}
+                },
+                Err(_) => {}
             }
         }
     }

@@ -14,7 +14,6 @@ use datafusion_postgres::pgwire::{
     error::{PgWireError, PgWireResult},
     messages::{PgWireBackendMessage, PgWireFrontendMessage, startup::Authentication},
 };
-use directory::Scope;
 use futures::{Sink, SinkExt};
 
 use super::{connection::Connection, errors};
@@ -55,15 +54,10 @@ impl StartupHandler for Connection {
             }
             PgWireFrontendMessage::PasswordMessageFamily(password) => {
                 let password = password.into_password()?.password;
-                let principal = self.server.query.directory().authenticate(&password, Scope::Read).await;
-                let principal = principal.map_err(|error| {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
-                    errors::no_directory()
-                })?;
-                let principal = principal.ok_or_else(errors::unknown_key)?;
+                let (principal, access) = self.server.admitted(&password).await?;
                 tracing::debug!(key = principal.key_id.as_str(), peer = %self.peer, "signed in over SQL");
                 let (pid, secret) = self.server.ids.generate(client);
-                self.open(password, &principal, self.server.cancels.register(pid, &secret))?;
+                self.open(password, access, principal.org.as_str(), self.server.cancels.register(pid, &secret))?;
                 client.set_pid_and_secret_key(pid, secret);
                 finish_authentication(client, &Parameters(DefaultServerParameterProvider::default())).await?;
             }

@@ -6,6 +6,7 @@ mod limits;
 mod pg;
 mod resources;
 mod rest;
+mod roles;
 mod statements;
 mod walk;
 mod world;

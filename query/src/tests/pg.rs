@@ -16,8 +16,8 @@ use super::{
 use crate::{PgServer, Settings};
 
 /// A server over a world, until it is dropped.
-struct Served {
-    world: World,
+pub(super) struct Served {
+    pub(super) world: World,
     port: u16,
     closing: CancellationToken,
     serving: JoinHandle<()>,
@@ -35,11 +35,11 @@ impl Served {
         Self { world, port, closing: closing.clone(), serving, _closes: closing.drop_guard() }
     }
 
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::with(settings()).await
     }
 
-    async fn connect_with(&self, key: &str) -> Result<Client, tokio_postgres::Error> {
+    pub(super) async fn connect_with(&self, key: &str) -> Result<Client, tokio_postgres::Error> {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.port).user("anybody").dbname("daybook").password(key);
         let (client, connection) = config.connect(NoTls).await?;
@@ -57,7 +57,7 @@ impl Served {
 }
 
 /// What a person sees who runs `statement`: all values of all rows, or the error as it came.
-async fn shown(client: &Client, statement: &str) -> String {
+pub(super) async fn shown(client: &Client, statement: &str) -> String {
     match client.simple_query(statement).await {
         Ok(messages) => messages
             .iter()
@@ -74,7 +74,7 @@ async fn shown(client: &Client, statement: &str) -> String {
 }
 
 #[track_caller]
-fn code(error: &tokio_postgres::Error) -> &str {
+pub(super) fn code(error: &tokio_postgres::Error) -> &str {
     error.code().unwrap_or_else(|| panic!("no error of the server: {error:?}")).code()
 }
 

@@ -207,7 +207,7 @@ impl World {
     }
 
     /// Commits one file with as many rows of a day as the table's key tells apart.
-    async fn put_keyed(&self, spec: &'static TableSpec, offset: i32) {
+    pub(super) async fn put_keyed(&self, spec: &'static TableSpec, offset: i32) {
         let all = batch(spec, &rows(offset, 0));
         let options = FormatOptions::new();
         let formatters: Vec<_> = spec
@@ -223,10 +223,17 @@ impl World {
         self.put_batch(spec, offset, sorted, vec![]).await;
     }
 
-    async fn put_batch(&self, spec: &'static TableSpec, offset: i32, rows: RecordBatch, remove: Vec<DataFile>) {
+    pub(super) async fn put_batch(
+        &self,
+        spec: &'static TableSpec,
+        offset: i32,
+        rows: RecordBatch,
+        remove: Vec<DataFile>,
+    ) {
         let table = self.lake.table(spec);
         let mut head = table.create_if_missing().await.expect("a table");
-        let file = table.write_file(Some(day(offset)), &[rows]).await.expect("written");
+        let partition = spec.partition_column.map(|_| day(offset));
+        let file = table.write_file(partition, &[rows]).await.expect("written");
         let change = Change { operation: "WRITE", add: vec![file], remove, data_change: true, ..Change::default() };
         table.commit(&mut head, change).await.expect("committed");
     }
@@ -248,7 +255,12 @@ impl World {
 
     /// GET as `org`, with further headers.
     pub(super) async fn get_with(&self, org: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {}", self.keys[org]));
+        self.get_by(&self.keys[org], path, headers).await
+    }
+
+    /// GET with a key of one's own, with further headers.
+    pub(super) async fn get_by(&self, key: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = Request::get(path).header(header::AUTHORIZATION, format!("Bearer {key}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -257,8 +269,13 @@ impl World {
 
     /// POST of a statement as `org`.
     pub(super) async fn ask(&self, org: &str, statement: &str, format: Format) -> Answer {
+        self.ask_by(&self.keys[org], statement, format).await
+    }
+
+    /// POST of a statement with a key of one's own.
+    pub(super) async fn ask_by(&self, key: &str, statement: &str, format: Format) -> Answer {
         let request = Request::post(format!("{SQL}?format={format}"))
-            .header(header::AUTHORIZATION, format!("Bearer {}", self.keys[org]))
+            .header(header::AUTHORIZATION, format!("Bearer {key}"))
             .body(Body::from(statement.to_owned()));
         self.send(request.expect("a request")).await
     }

@@ -2,7 +2,7 @@
 
 use axum::{body::Body, http::header};
 use bytesize::ByteSize;
-use directory::{OrgChange, Scope};
+use directory::{NewKey, OrgChange, Scope};
 use jiff::SignedDuration;
 use prost::Message as _;
 use serde_json::json;
@@ -58,7 +58,11 @@ async fn a_key_may_have_a_rate_of_its_own() {
     for (rate, events_sent, status) in
         [(Some(1_000), 2_000, 202), (Some(0), 9_000, 202), (Some(1), 3, 413), (None, 20, 202)]
     {
-        let key = world.directory.create_limited_key(&org, Scope::Ingest, "", rate, now()).await.expect("new");
+        let key = world
+            .directory
+            .create_key_as(&org, &NewKey { rate_limit: rate, ..NewKey::of(Scope::Ingest, "") }, now())
+            .await
+            .expect("new");
         let request = axum::http::Request::post("/v1/events")
             .header(header::AUTHORIZATION, format!("Bearer {}", key.1.expose()))
             .header(header::CONTENT_TYPE, BATCH)

@@ -1,0 +1,176 @@
+//! Who sees what: from a credential to the rows of each table.
+//!
+//! | role | tables of people (`user_key`) | tables of teams (`team_id`) | all other tables | `events` |
+//! |---|---|---|---|---|
+//! | service, admin | all | all | all | all |
+//! | analyst with names | all | all | all | all |
+//! | analyst | all, people under pseudonyms | all, too | all | closed: what identifies a person is in many of its columns |
+//! | lead | the people of the team | the team | closed | the people of the team |
+//! | member | oneself | closed | closed | oneself |
+//!
+//! Every door asks here, and the fence below the tables applies it. A closed table is an error and never empty: that nothing may be seen must not look like
+//! nothing happened.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use arrow::array::AsArray;
+use directory::{Directory, Principal, PseudonymKey, Role};
+use futures::TryStreamExt;
+use schemas::{EVENTS, OrgId, TEAM_MEMBERS, TableSpec};
+
+use crate::{Catalog, Error, Result, sql};
+
+/// The column that says whom a row is about.
+pub(crate) const USER_COLUMN: &str = "user_key";
+/// The column that says which team a row is about.
+const TEAM_COLUMN: &str = "team_id";
+
+/// Whose rows a session sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// One organisation's, all of them.
+    Org(OrgId),
+    /// A part of one organisation's.
+    Part(Arc<Part>),
+    /// Everyone's. For whoever can read the lake's files anyway; no request over the network gets it.
+    Operator,
+}
+
+/// A part of an organisation's rows.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    org: OrgId,
+    role: Role,
+    who: Who,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Who {
+    /// Everyone, under pseudonyms.
+    Pseudonyms(PseudonymKey),
+    /// These people, and this team.
+    Team { team: BTreeSet<String>, people: BTreeSet<String> },
+    /// One person.
+    One(BTreeSet<String>),
+}
+
+/// What is seen of one table.
+#[derive(Clone, Debug)]
+pub(crate) enum Sight {
+    /// All rows of all organisations.
+    Everything,
+    /// Rows of one organisation.
+    Rows(Rows),
+    /// Nothing, and that is said.
+    Closed(Forbidden),
+}
+
+/// Which rows, and in what form.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    pub(crate) org: OrgId,
+    /// Only rows with one of these values in this column.
+    pub(crate) only: Option<(&'static str, Arc<BTreeSet<String>>)>,
+    /// People are shown under pseudonyms made with this key.
+    pub(crate) pseudonyms: Option<PseudonymKey>,
+}
+
+impl Rows {
+    pub(crate) fn all(org: OrgId) -> Self {
+        Self { org, only: None, pseudonyms: None }
+    }
+}
+
+/// The table is not for the role.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("table `{table}` is not for the role `{role}`")]
+pub struct Forbidden {
+    /// Table.
+    pub table: &'static str,
+    /// Role of the credential.
+    pub role: &'static str,
+}
+
+/// What `principal`, who presented a read key, may see now.
+///
+/// # Errors
+/// [`Error::Directory`] and [`Error::Lake`] where what decides it cannot be read.
+pub(crate) async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal) -> Result<Access> {
+    let org = principal.org.clone();
+    let who = match &principal.role {
+        Role::Service | Role::Admin | Role::Analyst { names: true } => return Ok(Access::Org(org)),
+        Role::Analyst { names: false } => {
+            Who::Pseudonyms(directory.pseudonym_key(&org).await.map_err(Error::Directory)?)
+        }
+        Role::Lead { team } => {
+            Who::Team { team: BTreeSet::from([team.clone()]), people: members(catalog, &org, team).await? }
+        }
+        Role::Member { user } => Who::One(BTreeSet::from([user.clone()])),
+    };
+    Ok(Access::Part(Arc::new(Part { org, role: principal.role.clone(), who })))
+}
+
+/// Who is in the team today, by UTC.
+async fn members(catalog: &Catalog, org: &OrgId, team: &str) -> Result<BTreeSet<String>> {
+    let context = catalog.empty_session();
+    let table = catalog.current(&TEAM_MEMBERS).await?.provider(&Access::Org(org.clone()));
+    context.register_table(TEAM_MEMBERS.name, table).map_err(Error::engine)?;
+    let team = team.replace('\'', "''");
+    let select = format!(
+        "SELECT DISTINCT {USER_COLUMN} FROM {} WHERE {TEAM_COLUMN} = '{team}' \
+         AND valid_from <= today() AND (valid_to IS NULL OR valid_to > today())",
+        TEAM_MEMBERS.name
+    );
+    let batches: Vec<_> = sql(&context, &select).await?.try_collect().await.map_err(Error::engine)?;
+    let people = batches.iter().flat_map(|batch| batch.column(0).as_string_view().iter().flatten().map(str::to_owned));
+    Ok(people.collect())
+}
+
+impl Access {
+    /// The organisation; `None` = all.
+    pub(crate) fn org(&self) -> Option<&OrgId> {
+        match self {
+            Self::Org(org) => Some(org),
+            Self::Part(part) => Some(&part.org),
+            Self::Operator => None,
+        }
+    }
+
+    /// Tells apart what is seen through different accesses of one organisation.
+    pub(crate) fn tag(&self) -> String {
+        match self {
+            Self::Org(_) | Self::Operator => String::new(),
+            Self::Part(part) => match &part.who {
+                Who::Pseudonyms(_) => "pseudonyms".to_owned(),
+                Who::Team { team, people } => format!("{team:?} {people:?}"),
+                Who::One(person) => format!("{person:?}"),
+            },
+        }
+    }
+
+    /// What is seen of a table.
+    pub(crate) fn sight(&self, spec: &TableSpec) -> Sight {
+        let part = match self {
+            Self::Operator => return Sight::Everything,
+            Self::Org(org) => return Sight::Rows(Rows::all(org.clone())),
+            Self::Part(part) => part,
+        };
+        let closed = Sight::Closed(Forbidden { table: spec.name, role: part.role.name() });
+        let has = |column: &str| spec.schema().column_with_name(column).is_some();
+        let only = |column, values: &BTreeSet<String>| {
+            let only = Some((column, Arc::new(values.clone())));
+            Sight::Rows(Rows { org: part.org.clone(), only, pseudonyms: None })
+        };
+        match &part.who {
+            Who::Pseudonyms(_) if spec.name == EVENTS.name => closed,
+            Who::Pseudonyms(key) => {
+                let pseudonyms = has(USER_COLUMN).then(|| key.clone());
+                Sight::Rows(Rows { org: part.org.clone(), only: None, pseudonyms })
+            }
+            Who::Team { team, .. } if has(TEAM_COLUMN) => only(TEAM_COLUMN, team),
+            Who::Team { people, .. } if has(USER_COLUMN) => only(USER_COLUMN, people),
+            Who::One(person) if has(USER_COLUMN) => only(USER_COLUMN, person),
+            Who::Team { .. } | Who::One(_) => closed,
+        }
+    }
+}
