@@ -3,7 +3,7 @@
 use sqlx::{Row as _, sqlite::SqlitePool};
 
 use super::{now, org};
-use crate::{Directory, Scope};
+use crate::{Directory, Role, Scope};
 
 #[tokio::test]
 async fn keys_of_the_first_version_stay_valid() {
@@ -14,7 +14,7 @@ async fn keys_of_the_first_version_stay_valid() {
     let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "laptop", now()).await.expect("new");
     // Back to the first version, by hand.
     let back = "DROP TABLE leases; DROP TABLE quota_leases; ALTER TABLE organisations DROP COLUMN daily_quota; \
-                CREATE TABLE old AS SELECT * FROM keys; DROP TABLE keys";
+                ALTER TABLE organisations DROP COLUMN pseudonym_key; CREATE TABLE old AS SELECT * FROM keys; DROP TABLE keys";
     sqlx::raw_sql(back).execute(&directory.pool).await.expect("writable");
     let first = include_str!("../../migrations/0001_organisations_and_keys.sql");
     let first = first.split_once("CREATE TABLE keys").expect("it makes the table").1;
@@ -28,9 +28,10 @@ async fn keys_of_the_first_version_stay_valid() {
     let directory = Directory::open(&url).await.expect("brought up to date");
     let principal = directory.authenticate(secret.expose(), Scope::Ingest).await.expect("readable").expect("valid");
     assert_eq!((principal.key_id, principal.rate_limit, principal.daily_quota), (id, None, None));
+    assert_eq!(principal.role, Role::Service);
     assert_eq!(directory.keys(&org("acme")).await.expect("readable")[0].label, "laptop");
     assert!(directory.create_key(&org("acme"), Scope::Produce, "", now()).await.is_ok());
     let pool: &SqlitePool = &directory.pool;
     let rows = sqlx::query("SELECT version FROM _sqlx_migrations ORDER BY 1").fetch_all(pool).await.expect("readable");
-    assert_eq!(rows.iter().map(|row| row.get::<i64, _>(0)).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(rows.iter().map(|row| row.get::<i64, _>(0)).collect::<Vec<_>>(), [1, 2, 3, 4]);
 }
