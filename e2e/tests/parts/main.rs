@@ -13,3 +13,4 @@ mod pipeline;
 mod query_service;
 mod shutdown;
 mod sql_clients;
+mod tokens;

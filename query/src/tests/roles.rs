@@ -235,6 +235,12 @@ async fn pseudonyms_are_one_each_in_order_and_can_be_asked_for() {
     assert!(known.is_sorted() && known.iter().all(|person| person.len() == "pseudonym:".len() + 32), "{known:?}");
     assert_eq!(known, people(&other, distinct).await);
     assert_eq!(known, people(&one, &distinct.replace("rollup_daily", "model_daily")).await);
+    // The files are in the order of names.
+    for table in ["rollup_daily", "licence_state", "model_daily"] {
+        let by = schemas::tables::all().find(|spec| spec.name == table).expect("a table").sort_columns[1..].join(", ");
+        let day = format!("SELECT user_key FROM {table} WHERE activity_date = '2026-03-01' ORDER BY {by}");
+        assert!(people(&one, &day).await.is_sorted(), "{day}");
+    }
     let days = format!("SELECT count(*) FROM rollup_daily WHERE user_key = '{}'", known[0]);
     assert_eq!(people(&one, &days).await, [(DAYS * 2).to_string()]);
     let by_name = "SELECT count(*) FROM rollup_daily WHERE user_key = 'email:canary-acme-1@example.org'";
