@@ -136,7 +136,7 @@ Examples:
   daybook serve                                         everything here, data in ./daybook-data
   daybook serve --role collector --set log.kind=kafka   one role of several processes, on Kafka
   daybook serve --listen 0.0.0.0:8080
-  daybook serve --pg-listen 127.0.0.1:5433              also for psql and BI tools; a read key is the password
+  daybook serve --pg-listen 127.0.0.1:5433              also for psql and BI tools; a token is the password
 
 Every role answers /healthz (the process lives), /readyz (what the role needs can be reached) and /metrics.
 On SIGTERM or SIGINT it stops accepting, finishes what it holds, commits, and exits with 0.
@@ -151,6 +151,9 @@ pub(crate) struct ServeArgs {
     /// Address of the PostgreSQL protocol [setting: query.pg-listen]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) pg_listen: Option<SocketAddr>,
+    /// Address of Arrow Flight SQL [setting: query.flight-listen]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) flight_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

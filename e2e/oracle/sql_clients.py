@@ -1,6 +1,6 @@
-"""The same statements by psql, psycopg, SQLAlchemy and JDBC, and what each of them alone can do.
+"""The same statements by psql, psycopg, SQLAlchemy, JDBC and ADBC, and what each of them alone can do.
 
-    sql_clients.py HOST PORT KEY JDBC_LIBS
+    sql_clients.py HOST PORT FLIGHT_PORT KEY ANALYST_KEY JDBC_LIBS
 
 Prints {"statements": N, "differences": [...], "checks": {name: ok or what went wrong}} as JSON.
 """
@@ -13,11 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import adbc_driver_flightsql.dbapi as flight
 import psycopg
 import sqlalchemy as sa
 
-HOST, PORT, KEY, JDBC_LIBS = sys.argv[1:5]
+HOST, PORT, FLIGHT_PORT, KEY, ANALYST_KEY, JDBC_LIBS = sys.argv[1:7]
 STATEMENTS = [line for line in Path(__file__).with_name("analyst.sql").read_text().splitlines() if line.strip()]
+# What is PostgreSQL's alone.
+POSTGRESQL = ("pg_catalog", "version", "SHOW ", "current_")
 MARK = "=next="
 
 
@@ -35,9 +38,10 @@ def psql(*arguments, script=None):
     return done.stdout
 
 
-def by_psql():
-    script = "".join(f"{statement};\n\\echo '{MARK}'\n" for statement in STATEMENTS)
-    answers = psql("--csv", "-t", script=script).split(MARK + "\n")[: len(STATEMENTS)]
+def by_psql(statements=None):
+    statements = statements or STATEMENTS
+    script = "".join(f"{statement};\n\\echo '{MARK}'\n" for statement in statements)
+    answers = psql("--csv", "-t", script=script).split(MARK + "\n")[: len(statements)]
     return [[[text(value) for value in row] for row in csv.reader(io.StringIO(answer))] for answer in answers]
 
 
@@ -80,6 +84,37 @@ def by_jdbc():
             elif line.startswith("'"):
                 rows.append(["" if value == "null" else value for value in row])
     return answers
+
+
+def by_adbc(key, statements):
+    options = {"username": "analyst", "password": key, "adbc.flight.sql.client_option.tls_root_certs": Path(os.environ["PGSSLROOTCERT"]).read_text()}
+    answers = []
+    with flight.connect(f"grpc+tls://{HOST}:{FLIGHT_PORT}", db_kwargs=options, autocommit=True) as connection:
+        for statement in statements:
+            with connection.cursor() as cursor:
+                cursor.execute(statement)
+                answers.append([[text(value) for value in row] for row in cursor.fetchall()])
+    return answers
+
+
+def flight_agrees():
+    statements = [statement for statement in STATEMENTS if not any(word in statement for word in POSTGRESQL)]
+    assert len(statements) > 30, statements
+    for statement, answer, expected in zip(statements, by_adbc(KEY, statements), by_psql(statements), strict=True):
+        assert answer == expected, f"{statement}: {answer} instead of {expected}"
+
+
+def flight_has_roles():
+    (people,) = by_adbc(ANALYST_KEY, ["SELECT DISTINCT user_key FROM rollup_daily"])
+    assert len(people) > 3 and all(person.startswith("pseudonym:") for (person,) in people), people
+    for key, statement, says in ((ANALYST_KEY, "SELECT * FROM events", "not for the role"), (KEY, "DROP TABLE events", "DROP"),
+                                 (KEY[:-3] + "AAA", "SELECT 1", "unknown")):
+        try:
+            by_adbc(key, [statement])
+        except flight.Error as error:
+            assert says in str(error), error
+        else:
+            raise AssertionError(f"{statement} was not refused")
 
 
 def parameters():
@@ -164,7 +199,7 @@ def main():
         given = {name: answer[number] if number < len(answer) else None for name, answer in answers.items()}
         if any(answer != given["psql"] for answer in given.values()) or not given["psql"]:
             differences.append({"statement": statement, "answers": given})
-    checks = (parameters, cursor, transactions, described, reflected, jdbc_described)
+    checks = (parameters, cursor, transactions, described, reflected, jdbc_described, flight_agrees, flight_has_roles)
     result = {"statements": len(STATEMENTS), "differences": differences, "checks": {of.__name__: check(of) for of in checks}}
     json.dump(result, sys.stdout)
 

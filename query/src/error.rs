@@ -58,6 +58,9 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The Flight server cannot start or go on. Correct the certificate or the address.
+    #[error("the Flight server failed")]
+    Flight(#[source] Box<tonic::transport::Error>),
     /// The system gives no threads. Give it more.
     #[error("the threads for SQL cannot be started")]
     Threads(#[source] std::io::Error),

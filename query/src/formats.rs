@@ -259,7 +259,7 @@ fn portable_type(data_type: &DataType) -> DataType {
     }
 }
 
-fn portable_schema(schema: &Schema) -> SchemaRef {
+pub(crate) fn portable_schema(schema: &Schema) -> SchemaRef {
     let mut fields: Vec<Field> = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let mut name = field.name().clone();
@@ -274,7 +274,7 @@ fn portable_schema(schema: &Schema) -> SchemaRef {
 }
 
 /// `batch` in `schema`: same columns in the same order, views turned into plain arrays.
-fn portable(batch: &RecordBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, ArrowError> {
+pub(crate) fn portable(batch: &RecordBatch, schema: &SchemaRef) -> std::result::Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
         if column.data_type() == field.data_type() { Ok(column.clone()) } else { cast(column, field.data_type()) }
     });

@@ -1,7 +1,7 @@
 //! Tables to people: the query service and the SQL of `daybook query`.
 //!
 //! ```text
-//!   GET /v1/rollups/daily, …      POST /v1/sql, daybook query     psql, drivers, BI tools
+//!   GET /v1/rollups/daily, …      POST /v1/sql, Flight SQL        psql, drivers, BI tools
 //!            │                               │                           │
 //!          http: credential, parameters,    sql: statements            pgwire: sign-in, turns
 //!            │   cursor, ETag, limits        │   that only read          │ pg_catalog, live
@@ -25,6 +25,7 @@ mod catalog;
 mod columns;
 mod error;
 pub mod fence;
+mod flight;
 pub mod formats;
 mod http;
 mod live;
@@ -38,6 +39,7 @@ pub mod tls;
 
 pub use catalog::{Catalog, Pinned, session};
 pub use error::{Error, Result};
+pub use flight::FlightServer;
 pub use http::{Query, public_routes, router, routes};
 pub use pgwire::PgServer;
 pub use policy::{Access, Forbidden, Part};

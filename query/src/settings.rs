@@ -34,6 +34,9 @@ pub struct Settings {
     /// Address of the PostgreSQL protocol; `None` = not served.
     #[serde(default)]
     pub pg_listen: Option<SocketAddr>,
+    /// Address of Arrow Flight SQL; `None` = not served.
+    #[serde(default)]
+    pub flight_listen: Option<SocketAddr>,
     /// Certificate chain of the SQL protocols, as PEM.
     #[serde(default)]
     pub tls_certificate_file: Option<PathBuf>,
@@ -55,6 +58,7 @@ impl fmt::Debug for Settings {
             .field("cursor_versions", &self.cursor_versions)
             .field("cursor_key", &self.cursor_key.as_ref().map(|_| "…"))
             .field("pg_listen", &self.pg_listen)
+            .field("flight_listen", &self.flight_listen)
             .field("tls_certificate_file", &self.tls_certificate_file)
             .field("tls_key_file", &self.tls_key_file)
             .finish()

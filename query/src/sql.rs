@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 
 use datafusion::{
+    arrow::datatypes::SchemaRef,
     error::DataFusionError,
     execution::{SendableRecordBatchStream, context::SQLOptions},
     logical_expr::LogicalPlan,
@@ -43,6 +44,14 @@ pub async fn sql(ctx: &SessionContext, text: &str) -> Result<SendableRecordBatch
     let plan = plan(ctx, statement).await?;
     let frame = ctx.execute_logical_plan(plan).await.map_err(Error::engine)?;
     frame.execute_stream().await.map_err(Error::engine)
+}
+
+/// What the rows of [`sql`](fn@sql) will look like; runs nothing.
+///
+/// # Errors
+/// As [`sql`](fn@sql).
+pub(crate) async fn schema(ctx: &SessionContext, text: &str) -> Result<SchemaRef> {
+    Ok(plan(ctx, parse(text)?).await?.schema().inner().clone())
 }
 
 /// Plans a statement that [`reads`]; as a plan it must only read, too.

@@ -23,6 +23,7 @@ const WITHOUT_DEFAULT: &[&str] = &[
     "log.producers.organisation",
     "log.producers.signing-key",
     "query.cursor-key",
+    "query.flight-listen",
     "query.pg-listen",
     "query.tls-certificate-file",
     "query.tls-key-file",

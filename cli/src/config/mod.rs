@@ -223,7 +223,7 @@ impl Sources {
 
     /// True where the setting does not come from the defaults.
     pub(crate) fn is_set(&self, key: &str) -> bool {
-        show::origin(&self.0, key).is_some()
+        self.0.find_value(key).is_ok() && show::origin(&self.0, key).is_some()
     }
 
     /// Every setting as TOML, secrets hidden.

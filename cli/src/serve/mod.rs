@@ -12,7 +12,7 @@
 mod health;
 mod signals;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use directory::Directory;
 use ingest::{collector, log::Log, worker::Worker};
@@ -67,6 +67,9 @@ impl Roles {
 pub(crate) async fn run(args: &ServeArgs, mut sources: Sources) -> Result<()> {
     if let Some(listen) = args.listen {
         sources.set("http.listen", listen.to_string());
+    }
+    if let Some(listen) = args.flight_listen {
+        sources.set("query.flight-listen", listen.to_string());
     }
     if let Some(listen) = args.pg_listen {
         sources.set("query.pg-listen", listen.to_string());
@@ -175,7 +178,8 @@ impl Service {
             service.maintain(config)?;
         }
         if let Some(query) = asked {
-            service.sql(query, &config.query).await?;
+            service.postgresql(query.clone(), &config.query).await?;
+            service.flight(query, &config.query).await?;
         }
         service.http.spawn(async move {
             let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
@@ -184,8 +188,24 @@ impl Service {
         Ok(service)
     }
 
-    /// Serves the SQL protocols that have an address.
-    async fn sql(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
+    /// Serves Arrow Flight SQL, if it has an address.
+    async fn flight(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
+        let Some(address) = settings.flight_listen else { return Ok(()) };
+        let read = |path: &PathBuf| fs::read(path).during(format!("cannot read `{}`", path.display()));
+        let tls = match (&settings.tls_certificate_file, &settings.tls_key_file) {
+            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
+            _ => None,
+        };
+        let listener = listen(address, "another address with --flight-listen or query.flight-listen").await?;
+        let address = listener.local_addr().during("cannot read the address that is listened on")?;
+        let serving = query::FlightServer::serve(query, listener, tls, self.closing.clone());
+        self.http.spawn(async move { serving.await.during("Arrow Flight SQL failed") });
+        tracing::info!(%address, "serving Arrow Flight SQL");
+        Ok(())
+    }
+
+    /// Serves the PostgreSQL protocol, if it has an address.
+    async fn postgresql(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
         let Some(address) = settings.pg_listen else { return Ok(()) };
         let tls = match (&settings.tls_certificate_file, &settings.tls_key_file) {
             (Some(certificate), Some(key)) => Some(query::tls::acceptor(certificate, key).during("cannot set up TLS")?),

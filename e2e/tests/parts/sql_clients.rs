@@ -1,5 +1,5 @@
-//! Analysts' tools over the PostgreSQL protocol and TLS: psql, psycopg, SQLAlchemy and JDBC run one script of statements and must all see the same; each
-//! describes the tables in its own way.
+//! Analysts' tools over TLS: psql, psycopg, SQLAlchemy and JDBC by PostgreSQL's protocol and ADBC by Arrow Flight SQL run one script of statements and must
+//! all see the same; each describes the tables in its own way.
 
 use std::process::Command;
 
@@ -29,10 +29,10 @@ async fn analysts_tools_see_the_same() {
     environment.push(setting("query.tls-certificate-file", &certificate));
     environment.push(setting("query.tls-key-file", &private));
     let key = succeed(&["key", "create", "--org", "acme", "--scope", "read"], &environment);
-    let (listen, port) = (format!("127.0.0.1:{}", free_port()), free_port().to_string());
-    let sql = format!("127.0.0.1:{port}");
+    let analyst = succeed(&["token", "create", "--org", "acme", "--role", "analyst"], &environment);
+    let [listen, sql, flight] = [(); 3].map(|()| format!("127.0.0.1:{}", free_port()));
     let log = folder.path().join("serve.log");
-    let arguments = ["serve", "--role", "query", "--listen", &listen, "--pg-listen", &sql];
+    let arguments = ["serve", "--role", "query", "--listen", &listen, "--pg-listen", &sql, "--flight-listen", &flight];
     let mut server = Server::start(&arguments, &environment, &log);
     server.ready(&format!("http://{listen}/readyz")).await;
 
@@ -44,13 +44,15 @@ async fn analysts_tools_see_the_same() {
         ("PGSSLROOTCERT", certificate),
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value));
-    let said = oracle("sql_clients.py", &["127.0.0.1", &port, key.trim(), &jars], &environment);
+    let [port, flight_port] = [&sql, &flight].map(|address| address.split(':').next_back().expect("a port"));
+    let arguments = ["127.0.0.1", port, flight_port, key.trim(), analyst.trim(), &jars];
+    let said = oracle("sql_clients.py", &arguments, &environment);
     let said = said.unwrap_or_else(|error| panic!("{error}\n{}", server.log()));
     assert_eq!(said["differences"], serde_json::json!([]));
     let statements = said["statements"].as_u64().expect("a number");
     assert!(statements >= 40, "{statements}");
     let checks = said["checks"].as_object().expect("an object");
-    assert_eq!(checks.len(), 6);
+    assert_eq!(checks.len(), 8);
     for (name, outcome) in checks {
         assert_eq!(outcome, "ok", "{name}");
     }

@@ -43,7 +43,7 @@ use self::{
 use crate::{Access, Error, Query, Result, pg_catalog::PgCatalog, policy};
 
 /// How often the key of an open connection is looked at again.
-const RECHECK: Duration = Duration::from_secs(2);
+pub(crate) const RECHECK: Duration = Duration::from_secs(2);
 /// How long a server that cannot accept waits before it tries again (no file descriptors left, as a rule).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -1,0 +1,26 @@
+//! Every error that leaves over Flight: a gRPC status, what is wrong, and what to do. Internals stay in the log.
+
+use tonic::Status;
+
+use crate::{Error, sql};
+
+/// The statement's time is over.
+pub(super) fn out_of_time() -> Status {
+    Status::deadline_exceeded("the statement took longer than it may; ask for fewer days or columns at once")
+}
+
+/// An error of ours.
+pub(super) fn of(error: &Error) -> Status {
+    match error {
+        Error::Refused(_) => Status::invalid_argument(error.to_string()),
+        Error::Sql(source) => Status::invalid_argument(sql::message(source)),
+        Error::Forbidden(why) => {
+            Status::permission_denied(format!("{why}; an admin of the organisation can make a token with another role"))
+        }
+        Error::Budget(_) => Status::resource_exhausted(format!("{error}; ask for fewer days or columns at once")),
+        error => {
+            tracing::error!(error = error as &dyn std::error::Error, "a statement failed");
+            Status::unavailable("the tables cannot be read at the moment; the cause is in the service's log")
+        }
+    }
+}
