@@ -177,7 +177,7 @@ async fn errors_say_what_is_wrong() {
     let joins = format!("SELECT 1 FROM events{joins}");
     let nested = format!("SELECT {}1{}", "(".repeat(5_000), ")".repeat(5_000));
     for (statement, expected, says) in [
-        ("SELEC 1", "42601", "SELEC"),
+        ("CHOOSE 1", "42601", "CHOOSE"),
         ("SELECT no_such_column FROM events", "42703", "no_such_column"),
         ("SELECT * FROM no_such_table", "42P01", "no_such_table"),
         ("SELECT no_such_function(1)", "42883", "no_such_function"),
