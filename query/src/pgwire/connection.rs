@@ -18,15 +18,15 @@ use datafusion_postgres::{
             cancel::CancelHandler,
             portal::{Format, Portal},
             query::{ExtendedQueryHandler, SimpleQueryHandler},
-            results::{FieldInfo, Response},
+            results::{FieldInfo, QueryResponse, Response, Tag},
             stmt::QueryParser,
             store::PortalStore,
         },
         error::{PgWireError, PgWireResult},
-        messages::PgWireBackendMessage,
+        messages::{PgWireBackendMessage, extendedquery::Execute},
     },
 };
-use futures::Sink;
+use futures::{Sink, SinkExt, StreamExt};
 use tokio::sync::Semaphore;
 
 use super::{PgServer, cancels::Cancellable, errors, statements::Statements, turn::Turn};
@@ -34,6 +34,9 @@ use crate::{Access, live::Versions, sql};
 
 /// Statements and cursors that one connection can have open; more than the service has places.
 const OPEN_MAX: u32 = 1 << 16;
+
+/// Rows of a portal or cursor at once.
+pub(super) const FETCH_ROWS_MAX: i32 = 10_000;
 
 /// A statement as the library keeps it: its text, and what became of it.
 pub(super) type Prepared = (String, Option<(Statement, LogicalPlan)>);
@@ -146,6 +149,18 @@ impl ExtendedQueryHandler for Connection {
         Arc::new(Parser { parser, versions: self.session.get().map(|session| session.versions.clone()) })
     }
 
+    async fn on_execute<C>(&self, client: &mut C, mut message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Prepared>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // The library makes room for as many rows as the client names. Fewer are fine: the portal is suspended, and the client asks on.
+        message.max_rows = message.max_rows.clamp(0, FETCH_ROWS_MAX);
+        self._on_execute(client, message).await
+    }
+
     async fn do_query<C>(&self, client: &mut C, portal: &Portal<Prepared>, max_rows: usize) -> PgWireResult<Response>
     where
         C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
@@ -155,16 +170,28 @@ impl ExtendedQueryHandler for Connection {
     {
         let session = self.session()?;
         let mut turn = self.turn(session).await?;
-        let answer = turn
-            .run(self.server.query.pool().within(ExtendedQueryHandler::do_query(
-                &session.service,
-                client,
-                portal,
-                max_rows,
-            )))
-            .await?;
-        Ok(within(&turn, answer))
+        let work = ExtendedQueryHandler::do_query(&session.service, client, portal, max_rows);
+        let answer = turn.run(self.server.query.pool().within(work)).await?;
+        match within(&turn, answer) {
+            // The library would collect all rows before it sends the first.
+            Response::Query(answer) if max_rows == 0 => all_rows(client, answer).await,
+            answer => Ok(answer),
+        }
     }
+}
+
+/// Sends the rows of `answer` as they come; what is left to be sent is that they are complete.
+async fn all_rows<C>(client: &mut C, mut answer: QueryResponse) -> PgWireResult<Response>
+where
+    C: Sink<PgWireBackendMessage> + Unpin + Send,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let mut sent = 0;
+    while let Some(row) = answer.data_rows.next().await {
+        client.feed(PgWireBackendMessage::DataRow(row?)).await?;
+        sent += 1;
+    }
+    Ok(Response::Execution(Tag::new("SELECT").with_rows(sent)))
 }
 
 /// Prepares statements in the connection's session.

@@ -12,6 +12,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,7 +22,7 @@ use datafusion::{
     dataframe::DataFrame,
     logical_expr::{EmptyRelation, LogicalPlan, LogicalPlanBuilder, lit},
     prelude::SessionContext,
-    sql::sqlparser::ast::{Declare, DeclareType, Ident, Set, Statement},
+    sql::sqlparser::ast::{Declare, DeclareType, FetchDirection, Ident, Set, Statement},
 };
 use datafusion_postgres::{
     QueryHook,
@@ -30,7 +31,7 @@ use datafusion_postgres::{
     pgwire::{
         api::{
             ClientInfo,
-            portal::{Format, Portal},
+            portal::{Format, Portal, PortalExecutionState},
             results::{QueryResponse, Response, Tag},
             stmt::StoredStatement,
             store::PortalStore,
@@ -41,7 +42,7 @@ use datafusion_postgres::{
     },
 };
 
-use super::{errors, rewrite};
+use super::{connection::FETCH_ROWS_MAX, errors, rewrite};
 use crate::{Error, sql};
 
 /// The first hook: whatever it has no answer for is harmless and has one in the hooks behind it.
@@ -53,8 +54,10 @@ enum Kind<'a> {
     /// A setting by its name.
     Shows(&'a [Ident]),
     Cursor(&'a [Declare]),
-    /// Rows of a cursor; the library has them.
+    /// Some rows of a cursor; the library has them.
     Fetch(&'a Ident),
+    /// All that are left.
+    FetchAll(&'a Ident),
     /// Forgets a prepared statement, or all.
     Deallocate(&'a str),
     /// Answered with its name.
@@ -75,7 +78,15 @@ fn kind(statement: &Statement) -> crate::Result<Kind<'_>> {
         Statement::Savepoint { .. } => Ok(Kind::Nothing("SAVEPOINT")),
         Statement::ReleaseSavepoint { .. } => Ok(Kind::Nothing("RELEASE")),
         Statement::Rollback { savepoint: Some(_), .. } => Ok(Kind::Resume),
-        Statement::Fetch { into: None, name, .. } => Ok(Kind::Fetch(name)),
+        Statement::Fetch { into: None, name, direction, .. } => match direction {
+            FetchDirection::All | FetchDirection::ForwardAll => Ok(Kind::FetchAll(name)),
+            FetchDirection::Count { limit } | FetchDirection::Forward { limit: Some(limit) }
+                if !limit.to_string().parse().is_ok_and(|rows: i32| rows <= FETCH_ROWS_MAX) =>
+            {
+                Err(Error::Refused(format!("FETCH of more than {FETCH_ROWS_MAX} rows at once, unless it is of ALL,")))
+            }
+            _ => Ok(Kind::Fetch(name)),
+        },
         Statement::Close { .. }
         | Statement::StartTransaction { .. }
         | Statement::Commit { .. }
@@ -146,6 +157,20 @@ async fn declare(context: &SessionContext, cursors: &[Declare], client: &dyn Hoo
     Ok(Response::Execution(Tag::new("DECLARE CURSOR")))
 }
 
+/// All rows that are left, as they come: the library would collect them first. `None` = there is no such cursor, or it is at its end.
+async fn fetch_all(name: &Ident, client: &dyn HookClient) -> Option<Response> {
+    let portal = client.portal_store().get_portal(&name.value)?.value()?.clone();
+    let state = portal.state();
+    let mut state = state.lock().await;
+    match mem::replace(&mut *state, PortalExecutionState::Finished) {
+        PortalExecutionState::Suspended(answer) => Some(Response::Query(answer)),
+        other => {
+            *state = other;
+            None
+        }
+    }
+}
+
 fn deallocate(name: &str, client: &dyn HookClient) -> Response {
     client.portal_store().rm_statement(name);
     Response::Execution(Tag::new("DEALLOCATE"))
@@ -192,6 +217,7 @@ impl QueryHook for Statements {
                 let answer = async { encoded(shown(context, setting)?, client).await };
                 Some(answer.await.map(Response::Query))
             }
+            Ok(Kind::FetchAll(cursor)) => fetch_all(cursor, client).await.map(Ok),
             Ok(Kind::Cursor(cursors)) => Some(declare(context, cursors, client).await),
             Ok(Kind::Deallocate(name)) => Some(Ok(deallocate(name, client))),
         }
@@ -211,7 +237,7 @@ impl QueryHook for Statements {
                 let setting = rewrite::setting(variable, client)?;
                 Some(shown(context, setting).map(|frame| frame.logical_plan().clone()))
             }
-            Ok(Kind::Fetch(cursor)) => {
+            Ok(Kind::Fetch(cursor) | Kind::FetchAll(cursor)) => {
                 let cursors = client.session_extensions().get::<Cursors>();
                 Some(Ok(no_plan(cursors.and_then(|cursors| cursors.schema(&cursor.value)))))
             }

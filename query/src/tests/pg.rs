@@ -232,6 +232,33 @@ async fn a_cursor_is_read_in_parts() {
     assert_eq!(parts, all);
 }
 
+/// Peak of this process's memory so far (bytes).
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") << 10
+}
+
+/// A client that does not keep rows has them pass through; so does the server.
+#[tokio::test]
+async fn rows_are_not_collected() {
+    let served = Served::new().await;
+    let client = served.connect("acme").await;
+    let rows = "SELECT repeat('x', 100) AS x FROM generate_series(1, 3000000)";
+    let before = peak_memory();
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 0] = [];
+    let stream = client.query_raw(rows, params).await.expect("rows");
+    assert_eq!(futures::StreamExt::count(stream).await, 3_000_000);
+    client.simple_query("BEGIN").await.expect("begun");
+    client.simple_query(&format!("DECLARE c CURSOR FOR {rows}")).await.expect("declared");
+    let stream = client.query_raw("FETCH ALL FROM c", params).await.expect("rows");
+    assert_eq!(futures::StreamExt::count(stream).await, 3_000_000);
+    let grown = peak_memory() - before;
+    assert!(grown < 200 << 20, "300 MB of rows took {} MiB of memory", grown >> 20);
+    let error = client.simple_query("FETCH 2000000000 FROM c").await.expect_err("too many");
+    assert_eq!(code(&error), "25006");
+}
+
 #[tokio::test]
 async fn comments_say_what_columns_mean() {
     let served = Served::new().await;
