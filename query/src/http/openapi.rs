@@ -15,7 +15,7 @@ use crate::{formats::Format, sql::MAX_SQL_BYTES};
 const PROBLEMS: [(&str, &str); 7] = [
     ("400", "A parameter is wrong or unknown; `parameter` names it."),
     ("401", "No valid read key."),
-    ("403", "The key may not read."),
+    ("403", "The key may not read, or its role not this table."),
     ("406", "No format that the client accepts."),
     ("410", "The cursor's table version is not kept any more."),
     ("500", "The service failed."),
