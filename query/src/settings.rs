@@ -94,10 +94,11 @@ impl Settings {
         if self.tls_certificate_file.is_some() != self.tls_key_file.is_some() {
             found.push(fault("tls-key-file", "goes together with tls-certificate-file: set both or none"));
         }
-        if self.pg_listen.is_some_and(|address| !address.ip().is_loopback()) && self.tls_certificate_file.is_none() {
-            let problem =
-                "keys cross a network over TLS only: set tls-certificate-file and tls-key-file, or listen on 127.0.0.1";
-            found.push(fault("pg-listen", problem));
+        for (name, listen) in [("pg-listen", self.pg_listen), ("flight-listen", self.flight_listen)] {
+            if listen.is_some_and(|address| !address.ip().is_loopback()) && self.tls_certificate_file.is_none() {
+                let problem = "keys cross a network over TLS only: set tls-certificate-file and tls-key-file, or listen on 127.0.0.1";
+                found.push(fault(name, problem));
+            }
         }
         found
     }

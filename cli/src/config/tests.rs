@@ -66,6 +66,16 @@ fn every_fault_is_reported_at_once() {
 }
 
 #[test]
+fn keys_cross_no_network_in_clear() {
+    let found = faults("", &["query.pg-listen=0.0.0.0:5433", "query.flight-listen=[::]:32010", "query.tls-key-file=k"]);
+    let keys: Vec<&str> = found.iter().map(|fault| fault.split(':').next().unwrap_or_default()).collect();
+    assert_eq!(keys, ["query.flight-listen", "query.pg-listen", "query.tls-key-file"], "{found:?}");
+    for setting in ["query.pg-listen=127.0.0.1:0", "query.flight-listen=[::1]:0"] {
+        check::config(&sources("", &[setting]).0).expect("loopback is no network");
+    }
+}
+
+#[test]
 fn values_of_the_right_form_are_checked_too() {
     let found = faults("", &["log.partitions=0", "query.concurrent-requests=0", "telemetry.level=loud=very=much"]);
     let keys: Vec<&str> = found.iter().map(|fault| fault.split(':').next().unwrap_or_default()).collect();
