@@ -195,7 +195,7 @@ impl Directory {
         let mut key = [0; 32];
         let corrupt = |_| Error::Corrupt { column: "pseudonym_key", value: "…".to_owned() };
         hex::decode_to_slice(text.unwrap_or_default(), &mut key).map_err(corrupt)?;
-        Ok(PseudonymKey(key))
+        Ok(PseudonymKey(Arc::new(MacKey::new(key))))
     }
 
     /// The keys of an organisation, revoked ones too, oldest first.

@@ -1,10 +1,10 @@
 //! What the holder of a read key may see of the organisation's people.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use sqlx::{Row as _, sqlite::SqliteRow};
 
-use crate::{Error, Result};
+use crate::{Error, MacKey, Result};
 
 /// What the holder of a read key may see.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -83,19 +83,13 @@ impl fmt::Display for Role {
 }
 
 /// What pseudonyms of an organisation's people are made with. `Debug` does not print it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PseudonymKey(pub(crate) [u8; 32]);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PseudonymKey(pub(crate) Arc<MacKey>);
 
 impl PseudonymKey {
-    /// The key's bytes, for a message authentication code.
+    /// What stands for `person`, a `user_key`: the same day after day, and traced back by nobody who has not the key. 128 bits of an HMAC.
     #[must_use]
-    pub fn expose(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for PseudonymKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PseudonymKey(…)")
+    pub fn pseudonym(&self, person: &str) -> String {
+        format!("pseudonym:{}", hex::encode(&self.0.mac(&[person.as_bytes()])[..16]))
     }
 }

@@ -28,6 +28,8 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=e2e/parts/maven.sh
+source "$here/maven.sh"
 libs=${KAFKA_LIBS:-$here/../../.parts/kafka}
 brokers=${KAFKA_BROKERS:-1}
 ready_seconds=60
@@ -64,15 +66,7 @@ running_pid() {
 }
 
 install() {
-  # The stamp is the pom that the jars came from; the rename makes a broken download invisible.
-  if cmp -s "$here/kafka-pom.xml" "$libs/pom.xml"; then return; fi
-  command -v mvn >/dev/null || die "mvn not found: apt-get install maven"
-  rm -rf "$libs" "$libs.partial"
-  mkdir -p "$libs.partial"
-  mvn -B -q -Dstyle.color=never -f "$here/kafka-pom.xml" dependency:copy-dependencies -DincludeScope=runtime \
-    -DoutputDirectory="$(cd "$libs.partial" && pwd)" >&2 || die "Maven could not fetch the jars that kafka-pom.xml names"
-  cp "$here/kafka-pom.xml" "$libs.partial/pom.xml"
-  mv "$libs.partial" "$libs"
+  fetch_jars "$here/kafka-pom.xml" "$libs"
 }
 
 # A certificate authority, one certificate for all brokers, one for a client, and an authority that nobody trusts.

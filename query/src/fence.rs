@@ -46,10 +46,7 @@ use directory::PseudonymKey;
 use futures::StreamExt;
 use parquet::errors::ParquetError;
 
-use crate::{
-    http::cursor::hmac_sha256,
-    policy::{Forbidden, Rows, USER_COLUMN},
-};
+use crate::policy::{Forbidden, Rows, USER_COLUMN};
 
 /// The column that says whose a row is.
 pub const ORG_COLUMN: &str = "org_id";
@@ -275,7 +272,7 @@ impl Keep {
     }
 }
 
-/// `batch` with pseudonyms in its column `at`: the same for the same person, day after day, and told to nobody by whoever has the key.
+/// `batch` with pseudonyms in its column `at`.
 fn under_pseudonyms(batch: &RecordBatch, at: usize, key: &PseudonymKey) -> Result<RecordBatch> {
     let field = batch.schema().field(at).clone();
     let people = cast(batch.column(at), &DataType::Utf8View)?;
@@ -283,8 +280,7 @@ fn under_pseudonyms(batch: &RecordBatch, at: usize, key: &PseudonymKey) -> Resul
     let (mut last, mut pseudonym) = (None, String::new());
     let pseudonyms = people.as_string_view().iter().map(|person| {
         if person.is_some() && person != last {
-            let code = hmac_sha256(key.expose(), &[person.unwrap_or_default().as_bytes()]);
-            pseudonym = format!("pseudonym:{}", hex::encode(&code[..16]));
+            pseudonym = key.pseudonym(person.unwrap_or_default());
             last = person;
         }
         person.map(|_| pseudonym.clone())

@@ -35,7 +35,7 @@ mod policy;
 mod pool;
 mod settings;
 pub mod sql;
-pub mod tls;
+mod tls;
 
 pub use catalog::{Catalog, Pinned, session};
 pub use error::{Error, Result};
@@ -45,6 +45,7 @@ pub use pgwire::PgServer;
 pub use policy::{Access, Forbidden, Part};
 pub use settings::{Limits, Settings};
 pub use sql::sql;
+pub use tls::Tls;
 
 #[cfg(test)]
 mod tests;

@@ -11,15 +11,18 @@
 //! Every door asks here, and the fence below the tables applies it. A closed table is an error and never empty: that nothing may be seen must not look like
 //! nothing happened.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::array::AsArray;
-use directory::{Directory, Principal, PseudonymKey, Role};
+use directory::{Directory, Principal, PseudonymKey, Role, Scope};
 use futures::TryStreamExt;
 use schemas::{EVENTS, OrgId, TEAM_MEMBERS, TableSpec};
+use tokio::time::sleep;
 
 use crate::{Catalog, Error, Result, sql};
 
+/// How often the key of an open connection or a running answer is looked at again.
+pub(crate) const RECHECK: Duration = Duration::from_secs(2);
 /// The column that says whom a row is about.
 pub(crate) const USER_COLUMN: &str = "user_key";
 /// The column that says which team a row is about.
@@ -91,11 +94,31 @@ pub struct Forbidden {
     pub role: &'static str,
 }
 
-/// What `principal`, who presented a read key, may see now.
+/// Who presents `key`, and what may be seen with it now; `None` where it is no read key that is valid.
 ///
 /// # Errors
 /// [`Error::Directory`] and [`Error::Lake`] where what decides it cannot be read.
-pub(crate) async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal) -> Result<Access> {
+pub(crate) async fn admit(catalog: &Catalog, directory: &Directory, key: &str) -> Result<Option<(Principal, Access)>> {
+    let Some(principal) = directory.authenticate(key, Scope::Read).await.map_err(Error::Directory)? else {
+        return Ok(None);
+    };
+    let access = access(catalog, directory, &principal).await?;
+    Ok(Some((principal, access)))
+}
+
+/// Returns when `key` is refused, or something else is seen with it than `access`. That it cannot be looked up is no reason to end what it once allowed.
+pub(crate) async fn changed(catalog: &Catalog, directory: &Directory, key: &str, access: &Access) {
+    loop {
+        sleep(RECHECK).await;
+        match admit(catalog, directory, key).await {
+            Ok(Some((_, now))) if now == *access => {}
+            Ok(_) => return,
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a key cannot be looked at again"),
+        }
+    }
+}
+
+async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal) -> Result<Access> {
     let org = principal.org.clone();
     let who = match &principal.role {
         Role::Service | Role::Admin | Role::Analyst { names: true } => return Ok(Access::Org(org)),

@@ -37,6 +37,16 @@ pub(crate) struct KeyArgs {
     pub(crate) command: KeyCommand,
 }
 
+/// What is listed.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The organisation
+    #[arg(long, value_name = "ORG")]
+    pub(crate) org: schemas::OrgId,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Create a key
@@ -55,13 +65,7 @@ pub(crate) enum KeyCommand {
         rate_limit: Option<u64>,
     },
     /// List an organisation's keys (never the secrets)
-    List {
-        /// The organisation
-        #[arg(long, value_name = "ORG")]
-        org: schemas::OrgId,
-        #[command(flatten)]
-        output: Output,
-    },
+    List(ListArgs),
     /// Revoke a key; running services refuse it within seconds
     Revoke {
         /// The key's id, as `key list` shows it
@@ -86,7 +90,7 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
             output::note(&format!("key {id} of {org}; it is shown this once:"));
             output::text(&format!("{}\n", secret.expose()))
         }
-        KeyCommand::List { org, output: list } => {
+        KeyCommand::List(ListArgs { org, output: list }) => {
             let keys = directory.keys(org).await.during(format!("cannot list the keys of `{org}`"))?;
             let rows: Vec<_> = keys
                 .iter()

@@ -6,8 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use crate::{
-    args::Output,
-    commands::key::{not_made, revoke},
+    commands::key::{ListArgs, not_made, revoke},
     config::Sources,
     fault::{During as _, Fault, Result},
     output, parts,
@@ -75,13 +74,7 @@ pub(crate) enum TokenCommand {
     /// Create a token
     Create(CreateArgs),
     /// List an organisation's tokens (never the secrets)
-    List {
-        /// The organisation
-        #[arg(long, value_name = "ORG")]
-        org: schemas::OrgId,
-        #[command(flatten)]
-        output: Output,
-    },
+    List(ListArgs),
     /// Revoke a token; running services refuse it within seconds
     Revoke {
         /// The token's id, as `token list` shows it
@@ -135,7 +128,7 @@ pub(crate) async fn run(args: &TokenArgs, sources: &Sources, now: Timestamp) -> 
             output::note(&format!("token {id} of {org} ({}); it is shown this once:", new.role));
             output::text(&format!("{}\n", secret.expose()))
         }
-        TokenCommand::List { org, output: list } => {
+        TokenCommand::List(ListArgs { org, output: list }) => {
             let tokens = directory.keys(org).await.during(format!("cannot list the tokens of `{org}`"))?;
             let rows: Vec<_> = tokens
                 .iter()

@@ -12,7 +12,7 @@
 mod health;
 mod signals;
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use directory::Directory;
 use ingest::{collector, log::Log, worker::Worker};
@@ -178,8 +178,7 @@ impl Service {
             service.maintain(config)?;
         }
         if let Some(query) = asked {
-            service.postgresql(query.clone(), &config.query).await?;
-            service.flight(query, &config.query).await?;
+            service.sql(query, &config.query).await?;
         }
         service.http.spawn(async move {
             let serving = axum::serve(listener, routes).with_graceful_shutdown(closing.cancelled_owned());
@@ -188,39 +187,35 @@ impl Service {
         Ok(service)
     }
 
-    /// Serves Arrow Flight SQL, if it has an address.
-    async fn flight(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
-        let Some(address) = settings.flight_listen else { return Ok(()) };
-        let read = |path: &PathBuf| fs::read(path).during(format!("cannot read `{}`", path.display()));
-        let tls = match (&settings.tls_certificate_file, &settings.tls_key_file) {
-            (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
-            _ => None,
-        };
-        let listener = listen(address, "another address with --flight-listen or query.flight-listen").await?;
-        let address = listener.local_addr().during("cannot read the address that is listened on")?;
-        let serving = query::FlightServer::serve(query, listener, tls, self.closing.clone());
-        self.http.spawn(async move { serving.await.during("Arrow Flight SQL failed") });
-        tracing::info!(%address, "serving Arrow Flight SQL");
-        Ok(())
-    }
-
-    /// Serves the PostgreSQL protocol, if it has an address.
-    async fn postgresql(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
-        let Some(address) = settings.pg_listen else { return Ok(()) };
-        let tls = match (&settings.tls_certificate_file, &settings.tls_key_file) {
-            (Some(certificate), Some(key)) => Some(query::tls::acceptor(certificate, key).during("cannot set up TLS")?),
-            _ => None,
-        };
-        let listener = listen(address, "another address with --pg-listen or query.pg-listen").await?;
-        let address = listener.local_addr().during("cannot read the address that is listened on")?;
-        let server = query::PgServer::new(query, tls).await.during("cannot set up the PostgreSQL protocol")?;
-        let closing = self.closing.clone();
-        self.http.spawn(async move {
-            server.serve(listener, closing).await;
-            Ok(())
-        });
-        tracing::info!(%address, "serving the PostgreSQL protocol");
-        self.pg_address = Some(address);
+    /// Serves the SQL protocols that have an address.
+    async fn sql(&mut self, query: query::Query, settings: &query::Settings) -> Result<()> {
+        if settings.pg_listen.is_none() && settings.flight_listen.is_none() {
+            return Ok(());
+        }
+        let tls = query::Tls::read(settings).during("cannot set up TLS")?;
+        if let Some(address) = settings.pg_listen {
+            let listener = listen(address, "another address with --pg-listen or query.pg-listen").await?;
+            let address = listener.local_addr().during("cannot read the address that is listened on")?;
+            let server = query::PgServer::new(query.clone(), tls.as_ref()).await;
+            let server = server.during("cannot set up the PostgreSQL protocol")?;
+            let closing = self.closing.clone();
+            self.http.spawn(async move {
+                server.serve(listener, closing).await;
+                Ok(())
+            });
+            tracing::info!(%address, "serving the PostgreSQL protocol");
+            self.pg_address = Some(address);
+        }
+        if let Some(address) = settings.flight_listen {
+            let listener = listen(address, "another address with --flight-listen or query.flight-listen").await?;
+            let address = listener.local_addr().during("cannot read the address that is listened on")?;
+            let closing = self.closing.clone();
+            self.http.spawn(async move {
+                let serving = query::FlightServer::serve(query, listener, tls.as_ref(), closing);
+                serving.await.during("Arrow Flight SQL failed")
+            });
+            tracing::info!(%address, "serving Arrow Flight SQL");
+        }
         Ok(())
     }
 

@@ -186,8 +186,11 @@ async fn pseudonyms_have_one_key_for_ever() {
     let (first, second) = tokio::join!(here.pseudonym_key(&acme), there.pseudonym_key(&acme));
     let first = first.expect("readable");
     assert_eq!(first, second.expect("readable"));
-    assert_ne!(first, here.pseudonym_key(&org("globex")).await.expect("readable"));
-    assert_eq!(format!("{first:?}"), "PseudonymKey(…)");
+    assert_eq!(first.pseudonym("email:ada@acme.example").len(), "pseudonym:".len() + 32);
+    assert_ne!(first.pseudonym("ada"), first.pseudonym("bob"));
+    let other = here.pseudonym_key(&org("globex")).await.expect("readable");
+    assert_ne!(first.pseudonym("ada"), other.pseudonym("ada"));
+    assert_eq!(format!("{first:?}"), "PseudonymKey(MacKey(…))");
     assert!(matches!(here.pseudonym_key(&org("nobody")).await, Err(Error::UnknownOrg(_))));
 }
 

@@ -31,24 +31,22 @@ use arrow_flight::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use datafusion::{execution::SendableRecordBatchStream, prelude::SessionContext};
-use datafusion_postgres::pgwire::tokio::tokio_rustls::rustls;
-use directory::Scope;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::{Message, bytes::Bytes};
 use tokio::{
     net::TcpListener,
     sync::mpsc,
-    time::{Instant, interval, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{MetadataMap, MetadataValue},
-    transport::{Identity, Server, ServerTlsConfig},
+    transport::Server,
 };
 
-use crate::{Access, Error, Query, Result, formats, policy, sql};
+use crate::{Access, Error, Query, Result, Tls, formats, policy, sql};
 
 /// Largest message of a client: a statement and what is around it.
 const MESSAGE_BYTES_MAX: usize = 2 * sql::MAX_SQL_BYTES;
@@ -57,9 +55,9 @@ const CALLS_MAX: usize = 32;
 /// Batches made ahead of the client.
 const AHEAD: usize = 2;
 
-type Stream_<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
+type Boxed<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 type Answer<T> = std::result::Result<Response<T>, Status>;
-type Rows = Stream_<FlightData>;
+type Rows = Boxed<FlightData>;
 
 /// The service as a Flight SQL server.
 #[derive(Clone)]
@@ -69,24 +67,21 @@ pub struct FlightServer {
 }
 
 impl FlightServer {
-    /// Serves the key holders of `query` until `closing`; then calls under way end. `tls` is a certificate chain and its key, as PEM; without one, tokens
-    /// are taken over loopback alone.
+    /// Serves the key holders of `query` until `closing`; then calls under way end. Without `tls`, tokens are
+    /// taken over loopback alone.
     ///
     /// # Errors
     /// [`Error::Flight`] where the certificate is of no use or the server fails.
     pub async fn serve(
         query: Query,
         listener: TcpListener,
-        tls: Option<(Vec<u8>, Vec<u8>)>,
+        tls: Option<&Tls>,
         closing: CancellationToken,
     ) -> Result<()> {
         let service = FlightServiceServer::new(Self { query, encrypted: tls.is_some() });
         let mut server = Server::builder().concurrency_limit_per_connection(CALLS_MAX);
-        if let Some((certificate, key)) = tls {
-            // tonic takes the process's provider, and there is none where two are linked in. One that was chosen before is fine.
-            drop(rustls::crypto::ring::default_provider().install_default());
-            let identity = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
-            server = server.tls_config(identity).map_err(|error| Error::Flight(Box::new(error)))?;
+        if let Some(tls) = tls {
+            server = server.tls_config(tls.server()).map_err(|error| Error::Flight(Box::new(error)))?;
         }
         server
             .add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
@@ -102,19 +97,10 @@ impl FlightServer {
             return Err(Status::unauthenticated("tokens are taken over TLS only: connect with grpc+tls"));
         }
         let token = credential(request.metadata())?;
-        let access = self.admitted(&token).await?;
-        Ok((token, access))
-    }
-
-    async fn admitted(&self, token: &str) -> std::result::Result<Access, Status> {
-        let directory = self.query.directory();
-        let principal = directory.authenticate(token, Scope::Read).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
-            Status::unavailable("tokens cannot be looked up at the moment; try again shortly")
-        })?;
+        let admitted = policy::admit(self.query.catalog(), self.query.directory(), &token).await;
         let unknown = || Status::unauthenticated("the token is unknown, revoked or has ended, or may not read");
-        let principal = principal.ok_or_else(unknown)?;
-        policy::access(self.query.catalog(), directory, &principal).await.map_err(|error| status::of(&error))
+        let (_, access) = admitted.map_err(|error| status::of(&error))?.ok_or_else(unknown)?;
+        Ok((token, access))
     }
 
     async fn session(&self, access: &Access) -> std::result::Result<SessionContext, Status> {
@@ -141,6 +127,17 @@ impl FlightServer {
         described(&schema, &ticket, descriptor)
     }
 
+    /// What a listing will look like, for whoever has a token.
+    async fn listing(
+        &self,
+        schema: SchemaRef,
+        ticket: impl ProstMessageExt,
+        request: Request<FlightDescriptor>,
+    ) -> Answer<FlightInfo> {
+        self.access(&request).await?;
+        described(&schema, &ticket, request.into_inner())
+    }
+
     /// The rows of `statement`: made in the pool, until the deadline and as long as the token may see them.
     async fn rows<T>(&self, statement: String, request: &Request<T>) -> Answer<Rows> {
         let (token, access) = self.access(request).await?;
@@ -161,7 +158,9 @@ impl FlightServer {
                 ended = timeout_at(deadline, pass_on(rows, schema, &sender)) => {
                     ended.unwrap_or_else(|_| Some(status::out_of_time()))
                 }
-                refused = server.refused(&token, &access) => Some(refused),
+                () = policy::changed(server.query.catalog(), server.query.directory(), &token, &access) => {
+                    Some(Status::unauthenticated("the token was refused, or may see something else now; ask again"))
+                }
                 () = sender.closed() => None,
             };
             if let Some(end) = end {
@@ -172,20 +171,6 @@ impl FlightServer {
         // The schema comes first, for an answer without rows too.
         let encoded = FlightDataEncoderBuilder::new().with_schema(known).build(ReceiverStream::new(made));
         Ok(Response::new(encoded.map_err(Status::from).boxed()))
-    }
-
-    /// Returns when the token is refused, or may see something else than it could.
-    async fn refused(&self, token: &str, access: &Access) -> Status {
-        let mut ticks = interval(crate::pgwire::RECHECK);
-        loop {
-            ticks.tick().await;
-            match self.admitted(token).await {
-                Ok(now) if now == *access => {}
-                Ok(_) => return Status::unauthenticated("the token may see something else now; ask again"),
-                Err(status) if status.code() == tonic::Code::Unauthenticated => return status,
-                Err(_) => {}
-            }
-        }
     }
 }
 
@@ -252,10 +237,10 @@ fn described(schema: &SchemaRef, ticket: &impl ProstMessageExt, descriptor: Flig
 impl FlightSqlService for FlightServer {
     type FlightService = Self;
 
-    async fn do_handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Answer<Stream_<HandshakeResponse>> {
+    async fn do_handshake(&self, request: Request<Streaming<HandshakeRequest>>) -> Answer<Boxed<HandshakeResponse>> {
         let (token, _) = self.access(&request).await?;
         let answer = HandshakeResponse { protocol_version: 0, payload: token.clone().into() };
-        let mut response: Response<Stream_<HandshakeResponse>> = Response::new(stream::iter([Ok(answer)]).boxed());
+        let mut response: Response<Boxed<HandshakeResponse>> = Response::new(stream::iter([Ok(answer)]).boxed());
         let bearer = MetadataValue::try_from(format!("Bearer {token}"));
         let bearer = bearer.map_err(|_| Status::unauthenticated("this is no token"))?;
         response.metadata_mut().insert("authorization", bearer);
@@ -321,8 +306,7 @@ impl FlightSqlService for FlightServer {
         query: CommandGetCatalogs,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.access(&request).await?;
-        described(&query.into_builder().schema(), &query, request.into_inner())
+        self.listing(query.into_builder().schema(), query, request).await
     }
 
     async fn do_get_catalogs(&self, query: CommandGetCatalogs, request: Request<Ticket>) -> Answer<Rows> {
@@ -335,8 +319,7 @@ impl FlightSqlService for FlightServer {
         query: CommandGetDbSchemas,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.access(&request).await?;
-        described(&query.clone().into_builder().schema(), &query, request.into_inner())
+        self.listing(query.clone().into_builder().schema(), query, request).await
     }
 
     async fn do_get_schemas(&self, query: CommandGetDbSchemas, request: Request<Ticket>) -> Answer<Rows> {
@@ -349,8 +332,7 @@ impl FlightSqlService for FlightServer {
         query: CommandGetTables,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.access(&request).await?;
-        described(&query.clone().into_builder().schema(), &query, request.into_inner())
+        self.listing(query.clone().into_builder().schema(), query, request).await
     }
 
     async fn do_get_tables(&self, query: CommandGetTables, request: Request<Ticket>) -> Answer<Rows> {
@@ -363,8 +345,7 @@ impl FlightSqlService for FlightServer {
         query: CommandGetTableTypes,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.access(&request).await?;
-        described(&query.into_builder().schema(), &query, request.into_inner())
+        self.listing(query.into_builder().schema(), query, request).await
     }
 
     async fn do_get_table_types(&self, query: CommandGetTableTypes, request: Request<Ticket>) -> Answer<Rows> {
@@ -377,8 +358,7 @@ impl FlightSqlService for FlightServer {
         query: CommandGetSqlInfo,
         request: Request<FlightDescriptor>,
     ) -> Answer<FlightInfo> {
-        self.access(&request).await?;
-        described(&query.clone().into_builder(metadata::sql_infos()).schema(), &query, request.into_inner())
+        self.listing(query.clone().into_builder(metadata::sql_infos()).schema(), query, request).await
     }
 
     async fn do_get_sql_info(&self, query: CommandGetSqlInfo, request: Request<Ticket>) -> Answer<Rows> {

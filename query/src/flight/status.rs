@@ -18,6 +18,10 @@ pub(super) fn of(error: &Error) -> Status {
             Status::permission_denied(format!("{why}; an admin of the organisation can make a token with another role"))
         }
         Error::Budget(_) => Status::resource_exhausted(format!("{error}; ask for fewer days or columns at once")),
+        Error::Directory(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "a token cannot be looked up");
+            Status::unavailable("tokens cannot be looked up at the moment; try again shortly")
+        }
         error => {
             tracing::error!(error = error as &dyn std::error::Error, "a statement failed");
             Status::unavailable("the tables cannot be read at the moment; the cause is in the service's log")

@@ -1,31 +1,22 @@
 //! Who asks. Denied unless a key says otherwise.
 
-use super::{Query, problem::Problem};
-use crate::{Access, policy};
 use axum::http::{HeaderMap, header};
-use directory::{Directory, Principal, Scope};
+use directory::Scope;
+
+use super::{Query, problem::Problem};
+use crate::{Access, Error, policy};
 
 /// What the read key that the request carries may see. It comes from nowhere else.
 pub(super) async fn reader(query: &Query, headers: &HeaderMap) -> Result<Access, Problem> {
-    let principal = principal(&query.0.directory, headers).await?;
-    let access = policy::access(&query.0.catalog, &query.0.directory, &principal).await;
-    access.map_err(|error| Problem::from_error(&error, false))
-}
-
-async fn principal(directory: &Directory, headers: &HeaderMap) -> Result<Principal, Problem> {
     let Some(key) = bearer(headers) else {
         return Err(Problem::unauthorized(headers.contains_key(header::AUTHORIZATION)));
     };
-    let authenticate = async |scope| {
-        directory.authenticate(key, scope).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
-            Problem::unavailable("directory of keys")
-        })
-    };
-    if let Some(principal) = authenticate(Scope::Read).await? {
-        return Ok(principal);
+    let directory = query.directory();
+    let failed = |error| Problem::from_error(&error, false);
+    if let Some((_, access)) = policy::admit(query.catalog(), directory, key).await.map_err(failed)? {
+        return Ok(access);
     }
-    match authenticate(Scope::Ingest).await? {
+    match directory.authenticate(key, Scope::Ingest).await.map_err(|error| failed(Error::Directory(error)))? {
         Some(_) => Err(Problem::forbidden()),
         None => Err(Problem::unauthorized(true)),
     }

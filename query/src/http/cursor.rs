@@ -81,7 +81,7 @@ fn tag(key: &[u8], org: &OrgId, json: &[u8]) -> [u8; TAG_BYTES] {
 }
 
 /// HMAC-SHA-256 (RFC 2104) of the concatenated parts.
-pub(crate) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     const BLOCK: usize = 64;
     let mut block = [0; BLOCK];
     if key.len() > BLOCK {

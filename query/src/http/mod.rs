@@ -9,7 +9,7 @@
 mod ask;
 mod auth;
 pub(crate) mod body;
-pub(crate) mod cursor;
+mod cursor;
 mod docs;
 mod metrics;
 mod negotiate;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Int64Array, StringArray},
+    array::{Array, ArrayRef, AsArray, StringArray},
     datatypes::{DataType, Int64Type},
     util::display::{ArrayFormatter, FormatOptions},
 };
@@ -17,72 +17,60 @@ use datafusion::{
 use serde_json::Value;
 
 /// The PostgreSQL that clients are told to speak to; what they may expect of its catalogue and syntax follows from it.
-pub(crate) const SERVER_VERSION: &str = "16.6";
+const SERVER_VERSION: &str = "16.6";
 
 pub(super) fn register(ctx: &SessionContext) {
-    ctx.register_udf(constant(
-        "version",
-        &format!("PostgreSQL {SERVER_VERSION} (Daybook {})", env!("CARGO_PKG_VERSION")),
-    ));
-    ctx.register_udf(no_size("pg_table_size", DataType::Int32));
-    ctx.register_udf(no_size("pg_database_size", DataType::Utf8));
-    ctx.register_udf(visible("pg_function_is_visible"));
-    ctx.register_udf(no_description());
-    ctx.register_udf(no_type());
-    ctx.register_udf(no_sequence());
-    ctx.register_udf(no_index());
+    use DataType::{Boolean, Int32, Utf8};
+    let version = format!("PostgreSQL {SERVER_VERSION} (Daybook {})", env!("CARGO_PKG_VERSION"));
+    ctx.register_udf(constant("version", &version));
     ctx.register_udf(current_setting());
-    ctx.register_udf(visible("pg_collation_is_visible"));
-    ctx.register_udf(ScalarUDF::new_from_impl(JsonBuildObject::new()));
-    ctx.register_udf(visible("pg_type_is_visible"));
     ctx.register_udf(pg_size_pretty());
+    ctx.register_udf(ScalarUDF::new_from_impl(JsonBuildObject::new()));
+    // There is one schema.
+    for name in ["pg_function_is_visible", "pg_type_is_visible", "pg_collation_is_visible"] {
+        ctx.register_udf(fixed(name, vec![Int32], ScalarValue::Boolean(Some(true))));
+    }
+    // What a table takes is not the organisation's alone.
+    ctx.register_udf(fixed("pg_table_size", vec![Int32], ScalarValue::Int64(None)));
+    ctx.register_udf(fixed("pg_database_size", vec![Utf8], ScalarValue::Int64(None)));
+    // Comments of what databases share, types of extensions, columns that count by themselves, indexes: there are none.
+    ctx.register_udf(fixed("shobj_description", vec![Int32, Utf8], ScalarValue::Utf8(None)));
+    ctx.register_udf(fixed("to_regtype", vec![Utf8], ScalarValue::Int32(None)));
+    ctx.register_udf(fixed("pg_get_serial_sequence", vec![Utf8, Utf8], ScalarValue::Utf8(None)));
+    ctx.register_udf(fixed("pg_get_indexdef", vec![Int32, Int32, Boolean], ScalarValue::Utf8(None)));
 }
 
 pub(super) fn texts(length: usize, of: impl Fn(usize) -> Option<String>) -> ArrayRef {
     Arc::new((0..length).map(of).collect::<StringArray>())
 }
 
+/// A function that answers the same whatever it is asked.
+fn fixed(name: &str, arguments: Vec<DataType>, value: ScalarValue) -> ScalarUDF {
+    let answers = value.data_type();
+    let function = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone()));
+    create_udf(name, arguments, answers, Volatility::Stable, Arc::new(function))
+}
+
 /// A function without arguments.
 pub(super) fn constant(name: &str, value: &str) -> ScalarUDF {
-    let value = ScalarValue::Utf8(Some(value.to_owned()));
-    let function = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(value.clone()));
-    create_udf(name, vec![], DataType::Utf8, Volatility::Stable, Arc::new(function))
+    fixed(name, vec![], ScalarValue::Utf8(Some(value.to_owned())))
 }
 
-/// A size: null, since what a table takes is not the organisation's alone.
-fn no_size(name: &str, of: DataType) -> ScalarUDF {
-    let function = |arguments: &[ColumnarValue]| {
-        let rows = ColumnarValue::values_to_arrays(arguments)?[0].len();
-        Ok(ColumnarValue::Array(Arc::new(Int64Array::new_null(rows))))
-    };
-    create_udf(name, vec![of], DataType::Int64, Volatility::Stable, Arc::new(function))
-}
-
-/// `shobj_description(oid, catalogue)`: null; nothing that databases share has a comment.
-fn no_description() -> ScalarUDF {
-    let function = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None)));
-    let arguments = vec![DataType::Int32, DataType::Utf8];
-    create_udf("shobj_description", arguments, DataType::Utf8, Volatility::Stable, Arc::new(function))
-}
-
-/// `to_regtype(name)`: null; drivers look for types of extensions.
-fn no_type() -> ScalarUDF {
-    let function = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Int32(None)));
-    create_udf("to_regtype", vec![DataType::Utf8], DataType::Int32, Volatility::Stable, Arc::new(function))
-}
-
-/// `pg_get_serial_sequence(table, column)`: null; no column counts by itself.
-fn no_sequence() -> ScalarUDF {
-    let function = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None)));
-    let arguments = vec![DataType::Utf8, DataType::Utf8];
-    create_udf("pg_get_serial_sequence", arguments, DataType::Utf8, Volatility::Stable, Arc::new(function))
-}
-
-/// `pg_get_indexdef(index, column, pretty)`: null; there are no indexes.
-fn no_index() -> ScalarUDF {
-    let function = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None)));
-    let arguments = vec![DataType::Int32, DataType::Int32, DataType::Boolean];
-    create_udf("pg_get_indexdef", arguments, DataType::Utf8, Volatility::Stable, Arc::new(function))
+/// A setting that is the same for every connection.
+pub(crate) fn setting(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "server_version" => SERVER_VERSION,
+        "server_version_num" => "160006",
+        "search_path" => "public",
+        "client_encoding" | "server_encoding" => "UTF8",
+        "standard_conforming_strings" | "transaction_read_only" | "default_transaction_read_only" => "on",
+        "is_superuser" | "in_hot_standby" => "off",
+        "transaction_isolation" | "transaction_isolation_level" => "read committed",
+        "max_identifier_length" => "63",
+        "lc_collate" | "lc_ctype" => "C.UTF-8",
+        "default_table_access_method" => "heap",
+        _ => return None,
+    })
 }
 
 /// `json_build_object(name, value, …)`: a JSON object as text.
@@ -146,26 +134,10 @@ fn current_setting() -> ScalarUDF {
     let function = |arguments: &[ColumnarValue]| {
         let names = ColumnarValue::values_to_arrays(arguments)?;
         let names = names[0].as_string::<i32>();
-        let setting = |row: usize| {
-            let value = match names.is_valid(row).then(|| names.value(row))? {
-                "search_path" => "public",
-                "default_table_access_method" => "heap",
-                "server_version" => SERVER_VERSION,
-                "server_version_num" => "160006",
-                "standard_conforming_strings" | "transaction_read_only" => "on",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        };
-        Ok(ColumnarValue::Array(texts(names.len(), setting)))
+        let value = |row: usize| names.is_valid(row).then(|| setting(names.value(row))).flatten().map(str::to_owned);
+        Ok(ColumnarValue::Array(texts(names.len(), value)))
     };
     create_udf("current_setting", vec![DataType::Utf8], DataType::Utf8, Volatility::Stable, Arc::new(function))
-}
-
-/// `pg_…_is_visible(oid)`: true, there is one schema.
-fn visible(name: &str) -> ScalarUDF {
-    let function = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::Boolean(Some(true))));
-    create_udf(name, vec![DataType::Int32], DataType::Boolean, Volatility::Stable, Arc::new(function))
 }
 
 /// `pg_size_pretty(bytes)`.

@@ -32,7 +32,7 @@ use datafusion::{
 use datafusion_postgres::datafusion_pg_catalog::{pg_catalog::context::EmptyContextProvider, setup_pg_catalog};
 use schemas::{DEAD_LETTERS, TableSpec, tables};
 
-pub(crate) use self::functions::SERVER_VERSION;
+pub(crate) use self::functions::setting;
 use crate::{
     Access, Catalog, columns,
     live::{Tables, Versions},

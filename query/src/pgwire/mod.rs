@@ -27,7 +27,7 @@ use datafusion_postgres::pgwire::{
     error::PgWireResult,
     tokio::{TlsAcceptor, process_socket},
 };
-use directory::{Principal, Scope};
+use directory::Principal;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -40,10 +40,8 @@ use self::{
     cancels::Cancels,
     connection::{Connection, Handlers},
 };
-use crate::{Access, Error, Query, Result, pg_catalog::PgCatalog, policy};
+use crate::{Access, Error, Query, Result, Tls, pg_catalog::PgCatalog, policy};
 
-/// How often the key of an open connection is looked at again.
-pub(crate) const RECHECK: Duration = Duration::from_secs(2);
 /// How long a server that cannot accept waits before it tries again (no file descriptors left, as a rule).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -62,8 +60,9 @@ impl PgServer {
     /// A server for the key holders of `query`; without `tls` it takes passwords over loopback alone.
     ///
     /// # Errors
-    /// [`Error::Scan`] where the catalogue cannot be set up.
-    pub async fn new(query: Query, tls: Option<TlsAcceptor>) -> Result<Self> {
+    /// [`Error::Tls`] where the certificate is of no use, [`Error::Scan`] where the catalogue cannot be set up.
+    pub async fn new(query: Query, tls: Option<&Tls>) -> Result<Self> {
+        let tls = tls.map(Tls::acceptor).transpose()?;
         let sessions = PgCatalog::new(query.catalog()).await.map_err(|error| Error::Scan(Box::new(error)))?;
         let sockets = Arc::new(Semaphore::new(query.connections_max()));
         Ok(Self { query, sessions, tls, cancels: Arc::default(), ids: RandomPidSecretKeyGenerator::default(), sockets })
@@ -119,29 +118,19 @@ impl PgServer {
 
     /// Who presents `key`, and what may be seen with it.
     async fn admitted(&self, key: &str) -> PgWireResult<(Principal, Access)> {
-        let principal = self.query.directory().authenticate(key, Scope::Read).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the directory cannot be read");
+        let admitted = policy::admit(self.query.catalog(), self.query.directory(), key).await.map_err(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be looked up");
             errors::no_directory()
         })?;
-        let principal = principal.ok_or_else(errors::unknown_key)?;
-        let access = policy::access(self.query.catalog(), self.query.directory(), &principal).await;
-        Ok((principal, access.map_err(errors::of)?))
+        admitted.ok_or_else(errors::unknown_key)
     }
 
-    /// Returns when the connection's key is refused, or may see something else than it could. A directory that is away is no reason to end what it once
-    /// allowed.
+    /// Returns when the connection's key is refused, or may see something else than it could.
     async fn revoked(&self, connection: &Connection) {
         loop {
-            sleep(RECHECK).await;
-            let Some((key, access)) = connection.opened() else { continue };
-            let directory = self.query.directory();
-            match directory.authenticate(key, Scope::Read).await {
-                Ok(None) => return,
-                Ok(Some(principal)) => match policy::access(self.query.catalog(), directory, &principal).await {
-                    Ok(now) if now != *access => return,
-                    _ => {}
-                },
-                Err(_) => {}
+            sleep(policy::RECHECK).await;
+            if let Some((key, access)) = connection.opened() {
+                return policy::changed(self.query.catalog(), self.query.directory(), key, access).await;
             }
         }
     }

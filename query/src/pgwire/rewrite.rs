@@ -10,10 +10,6 @@ use datafusion::sql::sqlparser::{
     dialect::PostgreSqlDialect,
     parser::Parser,
 };
-use datafusion_postgres::pgwire::api::ClientInfo;
-
-use crate::pg_catalog::SERVER_VERSION;
-
 /// `ARRAY(SELECT …)`. Of the catalogue, clients ask so for options, privileges, keys and sequences, in ways that cannot be planned; here nothing has any,
 /// and what is made of them is null too.
 pub(super) fn rewrite(statement: &mut Statement) {
@@ -121,23 +117,4 @@ fn one_row(query: &mut Query) {
 /// The query's one column as an array.
 fn aggregate(query: &Query) -> Option<Expr> {
     parsed(&format!("(SELECT array_agg(element) FROM ({query}) AS elements(element))"))
-}
-
-/// What `SHOW` answers, for settings that clients ask for.
-pub(super) fn setting(variable: &[Ident], client: &(impl ClientInfo + ?Sized)) -> Option<(String, String)> {
-    let name = variable.iter().map(|part| part.value.to_lowercase()).collect::<Vec<_>>().join("_");
-    let name = if name == "time_zone" { "timezone".to_owned() } else { name };
-    let value = match name.as_str() {
-        "server_version" => SERVER_VERSION,
-        "server_version_num" => "160006",
-        "timezone" => client.metadata().get("timezone").map_or("UTC", String::as_str),
-        "client_encoding" | "server_encoding" => "UTF8",
-        "standard_conforming_strings" | "transaction_read_only" | "default_transaction_read_only" => "on",
-        "is_superuser" => "off",
-        "transaction_isolation" | "transaction_isolation_level" => "read committed",
-        "max_identifier_length" => "63",
-        "lc_collate" | "lc_ctype" => "C.UTF-8",
-        _ => return None,
-    };
-    Some((name, value.to_owned()))
 }

@@ -17,7 +17,7 @@ use datafusion_postgres::pgwire::{
 use futures::{Sink, SinkExt};
 
 use super::{connection::Connection, errors};
-use crate::pg_catalog::SERVER_VERSION;
+use crate::pg_catalog::setting;
 
 /// What clients are told of the server.
 struct Parameters(DefaultServerParameterProvider);
@@ -25,11 +25,9 @@ struct Parameters(DefaultServerParameterProvider);
 impl ServerParameterProvider for Parameters {
     fn server_parameters<C: ClientInfo>(&self, client: &C) -> Option<HashMap<String, String>> {
         let mut parameters = self.0.server_parameters(client)?;
-        for name in ["is_superuser", "in_hot_standby"] {
-            parameters.insert(name.to_owned(), "off".to_owned());
+        for name in ["is_superuser", "in_hot_standby", "server_version", "default_transaction_read_only"] {
+            parameters.extend(setting(name).map(|value| (name.to_owned(), value.to_owned())));
         }
-        parameters.insert("server_version".to_owned(), SERVER_VERSION.to_owned());
-        parameters.insert("default_transaction_read_only".to_owned(), "on".to_owned());
         Some(parameters)
     }
 }

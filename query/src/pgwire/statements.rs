@@ -43,7 +43,7 @@ use datafusion_postgres::{
 };
 
 use super::{connection::FETCH_ROWS_MAX, errors, rewrite};
-use crate::{Error, sql};
+use crate::{Error, pg_catalog, sql};
 
 /// The first hook: whatever it has no answer for is harmless and has one in the hooks behind it.
 pub(super) struct Statements;
@@ -100,9 +100,9 @@ fn kind(statement: &Statement) -> crate::Result<Kind<'_>> {
 /// Whether a SET changes the connection alone. The engine's settings have a dot in their names, and some of them are everyone's.
 fn is_own(set: &Set) -> bool {
     match set {
-        Set::SingleAssignment { variable, .. } => variable.0.len() == 1,
+        // In quotes, one part may hold a dot.
+        Set::SingleAssignment { variable, .. } => variable.0.len() == 1 && !variable.to_string().contains('.'),
         Set::SetTimeZone { .. } | Set::SetNames { .. } | Set::SetTransaction { .. } => true,
-        Set::SetSessionParam(_) | Set::SetRole { .. } => false,
         _ => false,
     }
 }
@@ -111,6 +111,20 @@ async fn plan(context: &SessionContext, statement: &Statement) -> crate::Result<
     let mut statement = statement.clone();
     rewrite::rewrite(&mut statement);
     sql::plan(context, datafusion::sql::parser::Statement::Statement(Box::new(statement))).await
+}
+
+/// What SHOW answers: what the connection has set, of what it can set, or what is the same for all. `None` = a setting that only the library may know.
+fn setting(variable: &[Ident], client: &(impl ClientInfo + ?Sized)) -> Option<(String, String)> {
+    let name = variable.iter().map(|part| part.value.to_lowercase()).collect::<Vec<_>>().join("_");
+    let name = if name == "time_zone" { "timezone".to_owned() } else { name };
+    let own = ["timezone", "search_path"].contains(&name.as_str()).then(|| client.metadata().get(&name)).flatten();
+    let value = match own {
+        Some(value) => value.as_str(),
+        None if name == "timezone" => "UTC",
+        None => pg_catalog::setting(&name)?,
+    };
+    let value = value.to_owned();
+    Some((name, value))
 }
 
 /// A plan of one row: a setting's value under its name.
@@ -213,7 +227,7 @@ impl QueryHook for Statements {
             Ok(_) if client.transaction_status() == TransactionStatus::Error => None,
             Ok(Kind::Reads) => Some(rows(context, statement, client).await.map(Response::Query)),
             Ok(Kind::Shows(variable)) => {
-                let setting = rewrite::setting(variable, client)?;
+                let setting = setting(variable, client)?;
                 let answer = async { encoded(shown(context, setting)?, client).await };
                 Some(answer.await.map(Response::Query))
             }
@@ -234,7 +248,7 @@ impl QueryHook for Statements {
             Ok(Kind::State) => None,
             Ok(Kind::Reads) => Some(plan(context, statement).await.map_err(errors::of)),
             Ok(Kind::Shows(variable)) => {
-                let setting = rewrite::setting(variable, client)?;
+                let setting = setting(variable, client)?;
                 Some(shown(context, setting).map(|frame| frame.logical_plan().clone()))
             }
             Ok(Kind::Fetch(cursor) | Kind::FetchAll(cursor)) => {
