@@ -10,7 +10,9 @@
 
 pub mod contest;
 pub mod freshness;
+pub mod load;
 pub mod peers;
+pub mod postgres;
 pub mod program;
 
 use std::{

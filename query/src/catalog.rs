@@ -12,7 +12,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
 };
 
 use datafusion::{
@@ -28,13 +28,14 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use jiff::civil::Date;
-use lake::{Head, Lake, Table};
+use lake::{Head, Lake, Snapshot, Table};
 use schemas::{DEAD_LETTERS, OrgId, TableSpec, tables};
 use tokio::time::Instant;
 
 use crate::{
     Access, Error, Result, bounded, columns,
     fence::{Closed, Fence},
+    hot::{self, Days},
     policy::Sight,
     settings::Limits,
 };
@@ -47,6 +48,8 @@ pub struct Pinned {
     /// Identity of the table: a table made anew counts its versions from 0 again.
     pub table_id: String,
     provider: Arc<dyn TableProvider>,
+    snapshot: Option<Snapshot>,
+    days: OnceLock<Option<Days>>,
     /// Latest day with a row, by organisation; filled as they ask.
     latest_days: Mutex<HashMap<OrgId, Option<Date>>>,
 }
@@ -66,6 +69,25 @@ impl Pinned {
     #[must_use]
     pub fn schema(&self) -> SchemaRef {
         self.spec.schema()
+    }
+
+    /// Schema of its rows as they are read: without comments, text as views.
+    pub(crate) fn read_schema(&self) -> SchemaRef {
+        self.provider.schema()
+    }
+
+    pub(crate) fn spec(&self) -> &'static TableSpec {
+        self.spec
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
+    }
+
+    /// Its files, by day.
+    pub(crate) fn days(&self) -> Option<&Days> {
+        let days = || self.snapshot.as_ref().map_or_else(|| Some(Days::new()), |it| hot::by_day(self.spec, it));
+        self.days.get_or_init(days).as_ref()
     }
 
     fn is(&self, head: Option<&Head>) -> bool {
@@ -157,14 +179,23 @@ impl Entry {
     }
 
     async fn load(&self, head: Option<&Head>) -> Result<Pinned> {
-        let (version, table_id, provider): (_, _, Arc<dyn TableProvider>) = match head {
-            None => (None, String::new(), Arc::new(EmptyTable::new(lake::read_schema(self.spec)))),
-            Some(_) => {
-                let snapshot = self.table.snapshot().await.map_err(|error| self.lake_error(error))?;
-                (Some(snapshot.version), snapshot.table_id.clone(), snapshot.provider())
-            }
+        let snapshot = match head {
+            None => None,
+            Some(_) => Some(self.table.snapshot().await.map_err(|error| self.lake_error(error))?),
         };
-        Ok(Pinned { spec: self.spec, version, table_id, provider, latest_days: Mutex::default() })
+        let provider: Arc<dyn TableProvider> = match &snapshot {
+            None => Arc::new(EmptyTable::new(lake::read_schema(self.spec))),
+            Some(snapshot) => snapshot.provider(),
+        };
+        Ok(Pinned {
+            spec: self.spec,
+            version: snapshot.as_ref().map(|snapshot| snapshot.version),
+            table_id: snapshot.as_ref().map(|snapshot| snapshot.table_id.clone()).unwrap_or_default(),
+            provider,
+            snapshot,
+            days: OnceLock::new(),
+            latest_days: Mutex::default(),
+        })
     }
 }
 

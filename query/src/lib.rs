@@ -27,6 +27,7 @@ mod error;
 pub mod fence;
 mod flight;
 pub mod formats;
+mod hot;
 mod http;
 mod live;
 mod pg_catalog;

@@ -171,6 +171,14 @@ impl Access {
         }
     }
 
+    /// The organisation all of whose rows of a table are seen, as they are; `None` where it is less, or rows under other names.
+    pub(crate) fn whole(&self, spec: &TableSpec) -> Option<OrgId> {
+        match self.sight(spec) {
+            Sight::Rows(Rows { org, only: None, pseudonyms: None }) => Some(org),
+            _ => None,
+        }
+    }
+
     /// What is seen of a table.
     pub(crate) fn sight(&self, spec: &TableSpec) -> Sight {
         let part = match self {

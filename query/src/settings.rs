@@ -23,6 +23,8 @@ pub struct Settings {
     pub memory: ByteSize,
     /// Disk for spilling of all running queries together; 0 forbids it.
     pub spill: ByteSize,
+    /// Memory of files that are kept decoded for REST, on top of that of queries; 0 keeps none.
+    pub hot_memory: ByteSize,
     /// How old the known version of a table may be before the table is asked for a newer one.
     pub snapshot_age_max: SignedDuration,
     /// Older versions of a table kept for open cursors.
@@ -54,6 +56,7 @@ impl fmt::Debug for Settings {
             .field("queue_wait", &self.queue_wait)
             .field("memory", &self.memory)
             .field("spill", &self.spill)
+            .field("hot_memory", &self.hot_memory)
             .field("snapshot_age_max", &self.snapshot_age_max)
             .field("cursor_versions", &self.cursor_versions)
             .field("cursor_key", &self.cursor_key.as_ref().map(|_| "…"))

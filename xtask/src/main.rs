@@ -31,7 +31,7 @@ usage: cargo xtask COMMAND
 
   test                        install what tests need, then all checks and all tests; ends with `N passed, N failed`
   check                       the quick part: fmt, cargo-deny, spelling, shell scripts, clippy, rustdoc links
-  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python (all by default), peers, claude
+  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python jdbc (all by default), peers, engines, vegeta, claude
   parts up|down [PART...]     start or stop them for work by hand: kafka s3 (both by default)
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
@@ -76,6 +76,7 @@ fn main() -> ExitCode {
             let peers = match *name {
                 "ingest" if !rest.windows(2).any(|pair| pair == ["--peers", "none"]) => Some(Part::Peers),
                 "rollup" => Some(Part::Engines),
+                "query" => Some(Part::Vegeta),
                 _ => None,
             };
             return end(peers.is_none_or(Part::install) && with_parts(|| run_binary("daybook-benches", name, rest)));

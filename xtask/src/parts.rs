@@ -1,4 +1,4 @@
-//! Real parts: a Kafka broker, an S3 server, a Python with other engines and drivers, a JDBC client, the peers of the benches, the Claude Code CLI.
+//! Real parts: a Kafka broker, an S3 server, a Python with other engines and drivers, a JDBC client, the peers and the load generator of the benches, the Claude Code CLI.
 //!
 //! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv`, or
 //! `.venv-peers` and `.venv-engines` (what peers need and what the tests need may exclude each other). An
@@ -22,6 +22,7 @@ pub(crate) enum Part {
     Jdbc,
     Peers,
     Engines,
+    Vegeta,
     Claude,
 }
 
@@ -38,6 +39,7 @@ impl Part {
             "jdbc" => Self::Jdbc,
             "peers" => Self::Peers,
             "engines" => Self::Engines,
+            "vegeta" => Self::Vegeta,
             "claude" => Self::Claude,
             _ => return None,
         })
@@ -51,6 +53,7 @@ impl Part {
             Self::Jdbc => "jdbc",
             Self::Peers => "peers",
             Self::Engines => "engines",
+            Self::Vegeta => "vegeta",
             Self::Claude => "claude",
         }
     }
@@ -84,21 +87,22 @@ impl Part {
     /// Its script, with the folder and the port that are used by hand.
     fn script(self) -> Command {
         let mut command = Command::new("bash");
-        let scripts = if self == Self::Peers { "benches/peers" } else { "e2e/parts" };
+        let of_benches = matches!(self, Self::Peers | Self::Vegeta);
+        let scripts = if of_benches { "benches/peers" } else { "e2e/parts" };
         command.arg(root().join(scripts).join(self.name()).with_extension("sh"));
         let folder = root().join(".parts/run").join(self.name());
         let default = |variable: &str, value: &str| std::env::var(variable).unwrap_or_else(|_| value.to_owned());
         match self {
             Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
             Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
-            Self::Python | Self::Jdbc | Self::Peers | Self::Engines | Self::Claude => &mut command,
+            Self::Python | Self::Jdbc | Self::Peers | Self::Engines | Self::Vegeta | Self::Claude => &mut command,
         };
         command
     }
 }
 
 /// Where the e2e tests, the faults and the benches find the parts; those of [`Part::FOR_TESTS`] first, in order.
-pub(crate) fn environment() -> [(&'static str, PathBuf); 7] {
+pub(crate) fn environment() -> [(&'static str, PathBuf); 8] {
     [
         ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
         ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
@@ -107,6 +111,7 @@ pub(crate) fn environment() -> [(&'static str, PathBuf); 7] {
         ("DAYBOOK_PEERS_PYTHON", root().join(".venv-peers/bin/python")),
         ("DAYBOOK_PEERS_SPARK_JARS", root().join(".parts/spark")),
         ("DAYBOOK_ENGINES_PYTHON", root().join(".venv-engines/bin/python")),
+        ("DAYBOOK_BENCH_VEGETA", root().join(".parts/bin/vegeta")),
     ]
 }
 

@@ -38,12 +38,12 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Response, Status, Streaming,
     metadata::{MetadataMap, MetadataValue},
-    transport::Server,
+    transport::{Server, server::TcpIncoming},
 };
 
 use crate::{Access, Error, Query, Result, Tls, formats, policy, sql};
@@ -85,7 +85,10 @@ impl FlightServer {
         }
         server
             .add_service(service.max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), closing.cancelled_owned())
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                closing.cancelled_owned(),
+            )
             .await
             .map_err(|error| Error::Flight(Box::new(error)))
     }

@@ -11,6 +11,7 @@ pub(super) struct Metrics {
     requests: IntCounterVec,
     duration: HistogramVec,
     rows: IntCounterVec,
+    pages: IntCounterVec,
     pub(super) in_flight: IntGauge,
     connections: IntGauge,
 }
@@ -37,12 +38,17 @@ impl Metrics {
                 &["route"],
             )?,
             rows: IntCounterVec::new(Opts::new("daybook_query_rows_total", "Rows answered, by route."), &["route"])?,
+            pages: IntCounterVec::new(
+                Opts::new("daybook_query_pages_total", "Pages of rows, by where they were read: memory or engine."),
+                &["source"],
+            )?,
             in_flight: IntGauge::new("daybook_query_requests_in_flight", "Requests being answered.")?,
             connections: IntGauge::new("daybook_query_sql_connections", "Open connections of SQL clients.")?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.rows.clone()))?;
+        registry.register(Box::new(metrics.pages.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         Ok(metrics)
@@ -57,6 +63,11 @@ impl Metrics {
     pub(super) fn answered(&self, route: &str, status: u16, took: Duration) {
         self.requests.with_label_values(&[route, &status.to_string()]).inc();
         self.duration.with_label_values(&[route]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a page that was read in memory, or else by the engine.
+    pub(super) fn page(&self, in_memory: bool) {
+        self.pages.with_label_values(&[if in_memory { "memory" } else { "engine" }]).inc();
     }
 
     pub(super) fn rows(&self, route: &str, rows: usize) {

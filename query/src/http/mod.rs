@@ -47,7 +47,7 @@ use tokio::{
 use tracing::Instrument;
 
 use self::{metrics::Metrics, problem::Problem, resources::resources};
-use crate::{Catalog, Error, Result, Settings, columns::catalogue_of, pool::Pool};
+use crate::{Catalog, Error, Result, Settings, columns::catalogue_of, hot::Hot, pool::Pool};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -109,6 +109,8 @@ struct Inner {
     directory: Directory,
     /// Plans and runs the requests' reads; holds no tables.
     ctx: SessionContext,
+    /// Files of tables, decoded.
+    hot: Hot,
     metrics: Metrics,
     permits: Arc<Semaphore>,
     /// Where SQL is computed.
@@ -146,13 +148,17 @@ impl Query {
             None => derived(b"cursor").to_vec(),
         };
         let seed = derived(b"request id");
+        let pool = Pool::new().map_err(Error::Threads)?;
+        let ctx = catalog.empty_session();
+        let hot = Hot::new(settings.hot_memory.as_u64(), ctx.clone(), pool.handle().clone());
         Ok(Self(Arc::new(Inner {
-            ctx: catalog.empty_session(),
+            ctx,
+            hot,
             catalog,
             directory,
             metrics: Metrics::register(registry)?,
             permits: Arc::new(Semaphore::new(settings.concurrent_requests.min(Semaphore::MAX_PERMITS))),
-            pool: Pool::new().map_err(Error::Threads)?,
+            pool,
             timeout: settings.timeout.unsigned_abs(),
             connections_max: settings.connections,
             queue_wait: settings.queue_wait.unsigned_abs(),
@@ -207,6 +213,11 @@ impl Query {
     /// A place, held until the answer is written.
     async fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.place().await.ok_or_else(Problem::busy)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hot(&self) -> &Hot {
+        &self.0.hot
     }
 
     #[cfg(test)]

@@ -142,7 +142,7 @@ fn parameters(resource: &Resource, date: &str) -> Vec<Value> {
         };
         list(name, format!("Only rows whose {column} is one of these, at most {MAX_VALUES}; a comma within a value is written `\\,`."), items)
     }));
-    let schema = resource.spec.schema();
+    let schema = &resource.schema;
     let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let columns =
         json!({ "type": "array", "minItems": 1, "uniqueItems": true, "items": { "type": "string", "enum": names } });
@@ -228,7 +228,7 @@ fn problems() -> Map<String, Value> {
 
 /// A row: each column with its meaning. With `columns`, only those asked for are there.
 fn row(resource: &Resource) -> Value {
-    let schema = resource.spec.schema();
+    let schema = &resource.schema;
     let properties = schema.fields().iter().map(|field| (field.name().clone(), property(field)));
     json!({ "type": "object", "description": resource.about, "additionalProperties": false, "properties": properties.collect::<Map<_, _>>() })
 }

@@ -183,7 +183,7 @@ impl Asked {
 }
 
 fn asked_columns(resource: &Resource, pairs: &Pairs) -> Result<Vec<String>, Problem> {
-    let schema = resource.spec.schema();
+    let schema = &resource.schema;
     let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let mut asked: Vec<String> = Vec::new();
     for name in pairs.all("columns").flat_map(|text| text.split(',')) {

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, SchemaRef};
 use schemas::{
     TableSpec, breakdown,
     clients::CLIENT_TYPES,
@@ -29,6 +29,8 @@ pub(crate) struct Resource {
     /// What a row is.
     pub(crate) about: &'static str,
     pub(crate) spec: &'static TableSpec,
+    /// The table's, with comments.
+    pub(crate) schema: SchemaRef,
     /// Columns that order the rows, and that identify one within an organisation. The first is the date by which `from` and `to` choose.
     pub(crate) key: Vec<&'static str>,
     /// Parameters by which rows are chosen.
@@ -95,7 +97,7 @@ impl Resource {
         let filters = key.iter().filter(is_text).map(|column| Filter::new(spec, column)).collect();
         let is_weekly = derived::derived().iter().any(|known| known.table == table && known.dates == Dates::Week);
         let days = if is_weekly { DAYS_OF_WEEKS } else { DAYS };
-        Self { path, schema_path: format!("{path}/schema"), about, spec, key, filters, days }
+        Self { path, schema_path: format!("{path}/schema"), about, spec, schema, key, filters, days }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Rows ascend by the resource's key, which identifies one within an organisation. A page is the first `limit` rows after the cursor's key, in the table version that the first page read; so pages neither overlap nor miss
 //! a row, whatever is committed between them. A page is held in memory (at most `MAX_LIMIT` rows) and written as a
-//! stream.
+//! stream. It is one batch, wherever it comes from: the same rows are the same bytes.
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
-    compute::cast,
+    array::{Array, ArrayRef, AsArray, RecordBatch, Scalar, make_array, new_null_array},
+    compute::{cast, concat_batches, is_not_null, kernels::zip::zip},
     datatypes::{DataType, Date32Type, Schema, SchemaRef},
+    error::ArrowError,
     util::display::{ArrayFormatter, FormatOptions},
 };
 use axum::{
@@ -27,7 +28,7 @@ use datafusion::{
     logical_expr::Expr,
     physical_plan::{SendableRecordBatchStream, stream::RecordBatchStreamAdapter},
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::{ToSpan, civil::Date};
 use schemas::OrgId;
 use serde_json::json;
@@ -49,6 +50,7 @@ use crate::{
     Access, Error, Pinned, Result,
     columns::catalogue_of,
     formats::{self, Format},
+    hot::Wanted,
 };
 
 static TABLE_VERSION: HeaderName = HeaderName::from_static("daybook-table-version");
@@ -147,7 +149,7 @@ impl Request<'_> {
             return Ok(response);
         }
         let (page, after) = self.page(&pinned, days, cursor.as_ref()).await.map_err(problem)?;
-        self.query.0.metrics.rows(self.resource.path, page.iter().map(RecordBatch::num_rows).sum());
+        self.query.0.metrics.rows(self.resource.path, page.num_rows());
         let next = match (after, pinned.version) {
             (Some(after), Some(version)) => {
                 catalog.keep(&pinned);
@@ -168,7 +170,7 @@ impl Request<'_> {
     }
 
     /// The days asked for; where not given, the last ones up to the organisation's latest.
-    async fn days(&self, pinned: &Pinned) -> Result<Days> {
+    async fn days(&self, pinned: &Arc<Pinned>) -> Result<Days> {
         let to = match self.asked.to {
             Some(to) => to,
             None => {
@@ -183,10 +185,15 @@ impl Request<'_> {
         Ok(Days { from, to })
     }
 
-    async fn latest_day(&self, pinned: &Pinned) -> Result<Option<Date>> {
+    async fn latest_day(&self, pinned: &Arc<Pinned>) -> Result<Option<Date>> {
         // What all see is worth remembering.
         let whole = matches!(self.access, Access::Org(_));
         if whole && let Some(day) = pinned.known_latest_day(self.org) {
+            return Ok(day);
+        }
+        if let Some(org) = self.access.whole(self.resource.spec)
+            && let Some(day) = self.query.0.hot.latest_day(pinned, &org).await
+        {
             return Ok(day);
         }
         let latest = max(column(self.resource.key[0]));
@@ -240,13 +247,48 @@ impl Request<'_> {
     /// One page, and the key after which the next begins, if there is a next.
     async fn page(
         &self,
-        pinned: &Pinned,
+        pinned: &Arc<Pinned>,
         days: Days,
         cursor: Option<&Cursor>,
-    ) -> Result<(Vec<RecordBatch>, Option<Vec<String>>)> {
+    ) -> Result<(RecordBatch, Option<Vec<String>>)> {
         let (limit, by) = (self.asked.limit, &self.resource.key);
         let others = self.asked.columns.iter().map(String::as_str).filter(|name| !by.contains(name));
-        let read: Vec<Expr> = by.iter().copied().chain(others).map(column).collect();
+        let read: Vec<&str> = by.iter().copied().chain(others).collect();
+        // One row more than asked tells whether there is a next page.
+        let rows = self.rows(pinned, days, cursor, &read, limit + 1).await?;
+        let schema = rows.schema();
+        let batches: Vec<RecordBatch> = rows.try_collect().await.map_err(Error::engine)?;
+        let rows = concat_batches(&schema, &batches).map_err(Error::Encode)?;
+        let page = rows.slice(0, limit.min(rows.num_rows()));
+        let last = if rows.num_rows() > limit { Some(key(&page, by.len())?) } else { None };
+        Ok((self.shape(&page).map_err(Error::Encode)?, last))
+    }
+
+    /// The first `rows_max` rows of the columns `read`, in order: out of memory where they are there, else by the engine.
+    async fn rows(
+        &self,
+        pinned: &Arc<Pinned>,
+        days: Days,
+        cursor: Option<&Cursor>,
+        read: &[&str],
+        rows_max: usize,
+    ) -> Result<SendableRecordBatchStream> {
+        if let Some(org) = self.access.whole(self.resource.spec) {
+            let wanted = Wanted {
+                days: (days.from, days.to),
+                conditions: self.asked.filters.parts(),
+                after: cursor.map(|cursor| &cursor.after[..]),
+                columns: read,
+                rows_max,
+            };
+            if let Some(rows) = self.query.0.hot.page(pinned, &org, &wanted).await {
+                self.query.0.metrics.page(true);
+                let schema = rows.schema();
+                return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter([Ok(rows)]))));
+            }
+        }
+        self.query.0.metrics.page(false);
+        let by = &self.resource.key;
         let filters = std::iter::once(column(by[0]).between(day(days.from), day(days.to)))
             .chain(self.asked.filters.expressions())
             .chain(cursor.map(|cursor| self.after(&cursor.after)));
@@ -255,39 +297,27 @@ impl Request<'_> {
             frame = frame.filter(filter).map_err(Error::engine)?;
         }
         let order = by.iter().map(|name| column(name).sort(true, false)).collect();
-        // One row more than asked tells whether there is a next page.
         let frame = frame
             .sort(order)
-            .and_then(|frame| frame.limit(0, Some(limit + 1)))
-            .and_then(|frame| frame.select(read))
+            .and_then(|frame| frame.limit(0, Some(rows_max)))
+            .and_then(|frame| frame.select(read.iter().copied().map(column)))
             .map_err(Error::engine)?;
-        let mut rows = frame.execute_stream().await.map_err(Error::engine)?;
-        let (mut page, mut left, mut last_key, mut more) = (Vec::new(), limit, None, false);
-        while let Some(batch) = rows.next().await {
-            let batch = batch.map_err(Error::engine)?;
-            let kept = batch.slice(0, left.min(batch.num_rows()));
-            more |= kept.num_rows() < batch.num_rows();
-            left -= kept.num_rows();
-            if kept.num_rows() > 0 {
-                last_key = Some(key(&kept, by.len())?);
-                page.push(self.shape(&kept).map_err(Error::Encode)?);
-            }
-        }
-        Ok((page, last_key.filter(|_| more)))
+        frame.execute_stream().await.map_err(Error::engine)
     }
 
     /// Schema of the answer: the table's, with its comments, cut to the columns asked for.
     fn schema(&self) -> SchemaRef {
-        let schema = self.resource.spec.schema();
-        let field = |name: &String| schema.field_with_name(name).expect("checked when parsed").clone();
+        let fields = self.resource.schema.fields();
+        let field = |name: &String| fields.find(name).expect("checked when parsed").1.clone();
         Arc::new(Schema::new(self.asked.columns.iter().map(field).collect::<Vec<_>>()))
     }
 
-    fn shape(&self, batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    fn shape(&self, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
         let schema = self.schema();
         let columns = schema.fields().iter().map(|field| {
             let column = batch.column(batch.schema_ref().index_of(field.name())?);
-            cast(column, field.data_type())
+            let column = cast(column, field.data_type())?;
+            if self.format == Format::Arrow { without_traces(&column) } else { Ok(column) }
         });
         let columns = columns.collect::<Result<Vec<_>, _>>()?;
         RecordBatch::try_new(schema, columns)
@@ -295,14 +325,15 @@ impl Request<'_> {
 
     fn write(
         &self,
-        page: Vec<RecordBatch>,
+        page: RecordBatch,
         next: Option<String>,
         version: Option<i64>,
         permit: OwnedSemaphorePermit,
         deadline: Instant,
     ) -> Body {
-        let rows = stream::iter(page.into_iter().map(Ok::<_, DataFusionError>));
-        let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows));
+        let schema = page.schema();
+        let rows = stream::iter((page.num_rows() > 0).then_some(Ok::<_, DataFusionError>(page)));
+        let rows: SendableRecordBatchStream = Box::pin(RecordBatchStreamAdapter::new(schema, rows));
         let chunks = formats::write(rows, self.format);
         if self.format != Format::Json {
             return body::until(deadline, permit, chunks);
@@ -313,7 +344,7 @@ impl Request<'_> {
 
     /// Rows after `key` in the order of the answer.
     fn after(&self, key: &[String]) -> Expr {
-        let schema = self.resource.spec.schema();
+        let schema = &self.resource.schema;
         let parts: Vec<(&str, Expr)> = self
             .resource
             .key
@@ -339,6 +370,14 @@ impl Request<'_> {
         let (date, first) = &parts[0];
         column(date).gt_eq(first.clone()).and(later.expect("a key has columns"))
     }
+}
+
+/// The same column, with nothing but zeros where it has no values: Arrow's bytes show what lay there, and the same rows are to be the same bytes.
+fn without_traces(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if column.null_count() == 0 {
+        return Ok(make_array(column.to_data().into_builder().nulls(None).build()?));
+    }
+    zip(&is_not_null(column)?, column, &Scalar::new(new_null_array(column.data_type(), 1)))
 }
 
 /// A JSON array as the member `data` of an object that goes on with `end`.

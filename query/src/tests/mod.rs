@@ -1,6 +1,7 @@
 //! The service over a lake in memory that holds three organisations, each row a canary of its own.
 
 mod asked;
+mod hot;
 mod isolation;
 mod limits;
 mod pg;

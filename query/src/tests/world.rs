@@ -49,6 +49,7 @@ pub(super) fn settings() -> Settings {
         "queue-wait": "100ms",
         "memory": "256MiB",
         "spill": "0B",
+        "hot-memory": "64MiB",
         "snapshot-age-max": "0s",
         "cursor-versions": 3,
     }))
@@ -162,6 +163,15 @@ impl World {
     pub(super) async fn empty_with(settings: Settings) -> Self {
         let store = Arc::new(InMemory::new());
         let lake = Lake::with_store(store.clone(), "memory:///".parse().expect("a URL"));
+        Self::over(settings, store, lake).await
+    }
+
+    /// Another service over the same tables.
+    pub(super) async fn beside(&self, settings: Settings) -> Self {
+        Self::over(settings, self.store.clone(), self.lake.clone()).await
+    }
+
+    async fn over(settings: Settings, store: Arc<InMemory>, lake: Lake) -> Self {
         let directory = Directory::open("sqlite::memory:").await.expect("in memory");
         let now = Timestamp::UNIX_EPOCH;
         let mut keys = BTreeMap::new();

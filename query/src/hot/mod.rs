@@ -1,0 +1,329 @@
+//! Files of tables in memory: pages of rows without the engine.
+//!
+//! ```text
+//!   day   file (rows ascend by org_id, user_key, …)      the organisation's rows       a person's, after a cursor
+//!   ───   ──────────────────────────────────────────     ─────────────────────────     ──────────────────────────
+//!   1st   [a a a b b b b b b c c]                    ─►        [b b b b b b]      ─►            [b b]
+//!   2nd   [a a b b b b b c c c]                      ─►        [b b b b b]        ─►            [b]           ─► one batch
+//! ```
+//!
+//! A file never changes. So what is kept, decoded, is files and not versions: a new version of a table brings some, and the others stay. A page is a few
+//! binary searches in each. Whatever cannot be had in this way (files that are not in memory and are many, rows that are seen under other names, a file that
+//! another program wrote in another order) is read by the engine, through the fence.
+//!
+//! Invariants:
+//! 1. Rows of one organisation alone: the one whose rows the caller may see whole, by the column itself.
+//! 2. Every file is checked when it is decoded: its rows ascend by the sort columns, and none of those is null. Searches rely on it.
+//! 3. Memory is bounded by `query.hot-memory`; what has been asked for least goes first. Pages in work hold what they read on top.
+//! 4. Nothing is decoded on the threads that answer.
+
+mod packed;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+};
+
+use arrow::{
+    array::RecordBatch,
+    compute::concat_batches,
+    datatypes::{DataType, Schema},
+};
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use jiff::civil::Date;
+use lake::{DataFile, Snapshot};
+use quick_cache::{Weighter, sync::Cache};
+use schemas::{OrgId, TableSpec, epoch_days};
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use self::packed::{Column, Rows, Value, gather, order, search};
+use crate::{Pinned, fence::ORG_COLUMN};
+
+/// Files that a request has decoded while it waits; where more are missing, the engine answers it and they are decoded behind it.
+const AWAITED_MAX: usize = 4;
+/// Bytes of a value in memory, about: to tell what is too much before it is read.
+const VALUE_BYTES: u64 = 2;
+
+/// The files in memory.
+pub(crate) struct Hot(Option<Arc<Inner>>);
+
+struct Inner {
+    files: Cache<Arc<str>, Arc<File>, Bytes>,
+    bytes_max: u64,
+    /// Reads files; holds no tables.
+    ctx: SessionContext,
+    /// Where they are decoded.
+    threads: Handle,
+    /// Held while files are decoded behind a request.
+    warming: Semaphore,
+}
+
+/// Rows of one organisation, asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) days: (Date, Date),
+    /// Columns that each hold one of some values.
+    pub(crate) conditions: &'a [(&'static str, BTreeSet<String>)],
+    /// The key (day and sort columns but the organisation's) after which rows begin.
+    pub(crate) after: Option<&'a [String]>,
+    pub(crate) columns: &'a [&'a str],
+    pub(crate) rows_max: usize,
+}
+
+/// A file's rows, all columns.
+struct File {
+    /// `None` where they cannot be searched.
+    rows: Option<Rows>,
+    bytes: u64,
+}
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Arc<str>, Arc<File>> for Bytes {
+    fn weight(&self, key: &Arc<str>, file: &Arc<File>) -> u64 {
+        file.bytes + key.len() as u64
+    }
+}
+
+/// Files of a version by day, under the names they have in memory.
+pub(crate) type Days = BTreeMap<Date, Vec<(Arc<str>, DataFile)>>;
+
+/// The files of `snapshot`; `None` where one is of no day.
+pub(crate) fn by_day(spec: &TableSpec, snapshot: &Snapshot) -> Option<Days> {
+    let mut days = Days::new();
+    for file in &snapshot.files {
+        days.entry(file.partition_value?)
+            .or_default()
+            .push((format!("{}/{}", spec.name, file.path).into(), file.clone()));
+    }
+    Some(days)
+}
+
+impl Hot {
+    /// `bytes_max` = 0: nothing is kept. `threads` decode.
+    pub(crate) fn new(bytes_max: u64, ctx: SessionContext, threads: Handle) -> Self {
+        /// Few files are smaller: it only sizes tables of the cache.
+        const FILE_BYTES: u64 = 64 << 10;
+        let inner = || {
+            let items = usize::try_from(bytes_max / FILE_BYTES).unwrap_or(usize::MAX).clamp(64, 1 << 16);
+            let files = Cache::with_weighter(items, bytes_max, Bytes);
+            Arc::new(Inner { files, bytes_max, ctx, threads, warming: Semaphore::new(1) })
+        };
+        Self((bytes_max > 0).then(inner))
+    }
+
+    /// The first rows of `org` that are wanted, in the order of their keys; `None` where the engine has to read them.
+    pub(crate) async fn page(&self, pinned: &Arc<Pinned>, org: &OrgId, wanted: &Wanted<'_>) -> Option<RecordBatch> {
+        let inner = self.0.as_ref()?;
+        let (days, spec) = (pinned.days()?, pinned.spec());
+        let key: Vec<&str> = spec.sort_columns.iter().copied().filter(|name| *name != ORG_COLUMN).collect();
+        let schema = pinned.read_schema();
+        let after = wanted.after.map(|after| After::new(&schema, &key, after)).transpose().ok()?;
+        let from = after.as_ref().map_or(wanted.days.0, |after| after.day.max(wanted.days.0));
+        let to = wanted.days.1;
+        let asked = if from <= to { Some(days.range(from..=to)) } else { None };
+        let (mut files, mut picked, mut awaited): (Vec<Arc<File>>, Vec<(usize, usize)>, _) = (vec![], vec![], 0);
+        for (day, of_day) in asked.into_iter().flatten() {
+            let after = after.as_ref().filter(|after| after.day == *day);
+            let first = picked.len();
+            for (name, file) in of_day {
+                let Some(file) = inner.file(pinned, name, file, &mut awaited).await else {
+                    inner.warm(pinned, *day..=to);
+                    return None;
+                };
+                let rows = file.rows.as_ref()?.pick(org, wanted.conditions, &key, after)?;
+                picked.extend(rows.into_iter().map(|row| (files.len(), row)));
+                files.push(file);
+            }
+            if of_day.len() > 1 {
+                let keys: Vec<_> = files.iter().map(|file| file.rows.as_ref()?.columns(&key)).collect::<Option<_>>()?;
+                let values = |(file, row): (usize, usize)| keys[file].iter().map(move |column| column.value(row));
+                picked[first..].sort_by(|one, other| order(values(*one), values(*other)));
+            }
+            if picked.len() >= wanted.rows_max {
+                break;
+            }
+        }
+        picked.truncate(wanted.rows_max);
+        let places = wanted.columns.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>().ok()?;
+        let files: Vec<&Rows> = files.iter().filter_map(|file| file.rows.as_ref()).collect();
+        gather(&files, &picked, &places, Arc::new(schema.project(&places).ok()?)).ok()
+    }
+
+    /// Bytes in memory.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.files.weight())
+    }
+
+    /// The latest day on which `org` has a row; the outer `None` where the engine has to look.
+    pub(crate) async fn latest_day(&self, pinned: &Arc<Pinned>, org: &OrgId) -> Option<Option<Date>> {
+        let inner = self.0.as_ref()?;
+        let mut awaited = 0;
+        for (day, files) in pinned.days()?.iter().rev() {
+            for (name, file) in files {
+                let file = inner.file(pinned, name, file, &mut awaited).await?;
+                let rows = file.rows.as_ref()?;
+                if !rows.own(org)?.is_empty() {
+                    return Some(Some(*day));
+                }
+            }
+        }
+        Some(None)
+    }
+}
+
+impl Inner {
+    /// A file, if it is in memory or there is time to decode it: `awaited` counts those.
+    async fn file(
+        self: &Arc<Self>,
+        pinned: &Arc<Pinned>,
+        name: &Arc<str>,
+        file: &DataFile,
+        awaited: &mut usize,
+    ) -> Option<Arc<File>> {
+        if let Some(file) = self.files.get(name) {
+            return Some(file);
+        }
+        *awaited += 1;
+        if *awaited <= AWAITED_MAX { self.decoded(pinned, name, file).await } else { None }
+    }
+
+    /// The file's rows, decoded once for all who ask meanwhile; `None` where it cannot be read: the engine will say why.
+    async fn decoded(self: &Arc<Self>, pinned: &Arc<Pinned>, name: &Arc<str>, file: &DataFile) -> Option<Arc<File>> {
+        let decode = async {
+            let (inner, pinned, file) = (self.clone(), pinned.clone(), file.clone());
+            self.threads.spawn(async move { decode(&inner.ctx, &pinned, file).await }).await.ok().flatten().ok_or(())
+        };
+        self.files.get_or_insert_async(name, decode).await.ok()
+    }
+
+    /// Decodes the files of some days behind the request, the latest first, where they are not a large part of what there is room for.
+    fn warm(self: &Arc<Self>, pinned: &Arc<Pinned>, days: RangeInclusive<Date>) {
+        let Some(known) = pinned.days() else { return };
+        let files = known.range(days).rev().flat_map(|(_, files)| files);
+        let missing: Vec<_> = files.filter(|(name, _)| !self.files.contains_key(name)).cloned().collect();
+        let columns = pinned.read_schema().fields().len() as u64;
+        let bytes: u64 = missing.iter().map(|(_, file)| file.rows * columns * VALUE_BYTES).sum();
+        if bytes > self.bytes_max / 2 {
+            return;
+        }
+        let (inner, pinned) = (self.clone(), pinned.clone());
+        self.threads.spawn(async move {
+            let Ok(_warming) = inner.warming.try_acquire() else { return };
+            for (name, file) in missing {
+                let _ = inner.decoded(&pinned, &name, &file).await;
+            }
+        });
+    }
+}
+
+/// Reads a file and checks the order of its rows.
+async fn decode(ctx: &SessionContext, pinned: &Pinned, file: DataFile) -> Option<Arc<File>> {
+    let (spec, snapshot) = (pinned.spec(), pinned.snapshot()?);
+    let schema = pinned.read_schema();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let (path, counted) = (file.path.clone(), file.rows);
+    let read =
+        async { snapshot.sorted_scan(ctx, vec![file], &names, vec![])?.try_collect().await.map_err(lake::Error::Scan) };
+    let batches: Vec<RecordBatch> = match read.await {
+        Ok(batches) => batches,
+        Err(error) => {
+            tracing::debug!(
+                table = spec.name,
+                path,
+                error = &error as &dyn std::error::Error,
+                "a file is not kept in memory"
+            );
+            return None;
+        }
+    };
+    let rows = concat_batches(&schema, &batches).ok()?;
+    let searchable = (rows.num_rows() as u64 == counted).then(|| searchable(&rows, spec.sort_columns)).flatten();
+    if searchable.is_none() {
+        tracing::warn!(
+            table = spec.name,
+            path,
+            "rows of a file are not in the table's order; queries of them are slower"
+        );
+    }
+    let bytes = searchable.as_ref().map_or(0, |rows| rows.bytes() as u64);
+    Some(Arc::new(File { rows: searchable, bytes }))
+}
+
+/// The rows, if they ascend by `columns`.
+pub(crate) fn searchable(rows: &RecordBatch, columns: &[&str]) -> Option<Rows> {
+    Some(Rows::pack(rows)).filter(|rows| rows.ascend(columns))
+}
+
+impl Rows {
+    /// Whether rows ascend by `columns`, none of which is null.
+    fn ascend(&self, columns: &[&str]) -> bool {
+        let Some(columns) = self.columns(columns) else { return false };
+        let values = |row: usize| columns.iter().map(move |column| column.value(row));
+        columns.iter().all(|column| column.is_key())
+            && self.all().skip(1).all(|row| order(values(row - 1), values(row)).is_le())
+    }
+
+    /// The rows of `org`.
+    fn own(&self, org: &OrgId) -> Option<Range<usize>> {
+        Some(self.column(ORG_COLUMN)?.equal(self.all(), Value::Text(org.as_str())))
+    }
+
+    /// The rows of `org` for which the conditions hold, after a key (by `key` columns).
+    fn pick(
+        &self,
+        org: &OrgId,
+        conditions: &[(&'static str, BTreeSet<String>)],
+        key: &[&str],
+        after: Option<&After<'_>>,
+    ) -> Option<Vec<usize>> {
+        let mut range = self.own(org)?;
+        if let Some(after) = after {
+            let columns = self.columns(key)?;
+            let values = |row: usize| columns.iter().map(move |column| column.value(row));
+            let start = search(range.clone(), |row| order(values(row), after.rest.iter().copied()).is_le());
+            range = start..range.end;
+        }
+        let mut others: Vec<(&Column, &BTreeSet<String>)> = Vec::new();
+        for (name, values) in conditions {
+            let column = self.column(name).filter(|column| column.is_key())?;
+            match values.first() {
+                // Rows of one organisation ascend by the key's first column.
+                Some(only) if values.len() == 1 && key.first() == Some(name) => {
+                    range = column.equal(range, Value::Text(only));
+                }
+                _ => others.push((column, values)),
+            }
+        }
+        let holds = |row: &usize| {
+            others.iter().all(|(column, values)| match column.value(*row) {
+                Value::Text(text) => values.contains(text),
+                Value::Number(_) => false,
+            })
+        };
+        Some(range.filter(holds).collect())
+    }
+}
+
+/// A key after which rows begin.
+struct After<'a> {
+    day: Date,
+    rest: Vec<Value<'a>>,
+}
+
+impl<'a> After<'a> {
+    fn new(schema: &Schema, key: &[&str], after: &'a [String]) -> Result<Self, ()> {
+        let (day, rest) = after.split_first().ok_or(())?;
+        let value = |(name, text): (&&str, &'a String)| match schema.field_with_name(name).map_err(drop)?.data_type() {
+            DataType::Int64 => text.parse().map(Value::Number).map_err(drop),
+            DataType::Date32 => text.parse().map(|day| Value::Number(epoch_days(day).into())).map_err(drop),
+            _ => Ok(Value::Text(text)),
+        };
+        let rest: Vec<Value<'_>> = key.iter().zip(rest).map(value).collect::<Result<_, _>>()?;
+        if rest.len() == key.len() { Ok(Self { day: day.parse().map_err(drop)?, rest }) } else { Err(()) }
+    }
+}

@@ -1,0 +1,148 @@
+//! Pages out of memory are those of the engine, byte by byte; memory stays within its bound.
+
+use arrow::{array::RecordBatch, compute::cast};
+use bytesize::ByteSize;
+use schemas::rollup::ROLLUP_DAILY;
+
+use super::world::{Answer, ORGS, Row, USERS, World, batch, day, rows, settings};
+use crate::{Settings, hot::searchable, http::resources::resources};
+
+fn without_memory() -> Settings {
+    Settings { hot_memory: ByteSize(0), ..same_cursors() }
+}
+
+/// Two services that take each other's cursors.
+fn same_cursors() -> Settings {
+    Settings { cursor_key: Some("k".repeat(32)), ..settings() }
+}
+
+/// Pages so far, by the engine or out of memory.
+fn pages(world: &World, source: &str) -> f64 {
+    let families = world.registry.gather();
+    let family = families.iter().find(|family| family.name() == "daybook_query_pages_total");
+    let mut metrics = family.into_iter().flat_map(|family| family.get_metric());
+    let metric = metrics.find(|metric| metric.get_label().iter().any(|label| label.value() == source));
+    metric.map_or(0.0, |metric| metric.get_counter().get_value())
+}
+
+fn link(answer: &Answer) -> Option<String> {
+    let path = answer.header("link").strip_prefix('<')?.strip_suffix(">; rel=\"next\"")?;
+    Some(path.to_owned())
+}
+
+#[tokio::test]
+async fn pages_out_of_memory_are_those_of_the_engine() {
+    let hot = World::filled_with(same_cursors()).await;
+    // A day in two files, whose rows lie between each other.
+    let first = hot.lake.table(&ROLLUP_DAILY).snapshot().await.expect("readable").files_of(day(0));
+    let (even, odd): (Vec<_>, Vec<_>) = rows(0, 3).into_iter().partition(|row| row.user % 2 == 0);
+    hot.put(&ROLLUP_DAILY, 0, &even, first).await;
+    hot.put(&ROLLUP_DAILY, 0, &odd, vec![]).await;
+    // The fifth file is more than a request waits for.
+    let _ = hot.get("acme", "/v1/rollups/daily?to=2026-03-02").await;
+    let cold = hot.beside(without_memory()).await;
+    let user = |org: &str, number: usize| format!("email:canary-{org}-{number}@example.org");
+    let mut compared = 0;
+    for resource in resources() {
+        let by_engine = pages(&hot, "engine");
+        for (org, _) in ORGS {
+            let mut questions = vec![
+                String::new(),
+                "from=2026-03-02&to=2026-03-03".to_owned(),
+                "from=2026-03-05".to_owned(),
+                "from=2027-01-01&to=2027-02-01".to_owned(),
+                "to=2026-03-03".to_owned(),
+            ];
+            let filters = resource.filters.iter().map(|filter| filter.name).collect::<Vec<_>>();
+            if filters.contains(&"user") {
+                questions.push(format!("user={}", user(org, 1)));
+                questions.push(format!("user={},{}&from=2026-03-02", user(org, 0), user(org, 3)));
+                questions.push(format!("user={}", user("globex", 1)));
+            }
+            if filters.contains(&"product") {
+                questions.push("product=kiro".to_owned());
+                questions.push(format!("product=kiro,none&client_type=ide,cli&columns={}", resource.key[0]));
+            }
+            for question in questions {
+                for (limit, format) in [(1000, "json"), (3, "json"), (4, "ndjson"), (5, "csv"), (1000, "arrow")] {
+                    let path = format!("{}?{question}&limit={limit}&format={format}", resource.path).replace("?&", "?");
+                    let mut next = Some(path);
+                    while let Some(path) = next {
+                        let (ours, theirs) = (hot.get(org, &path).await, cold.get(org, &path).await);
+                        assert_eq!(ours.status, 200, "{path}: {}", ours.text());
+                        assert_eq!(ours.text(), theirs.text(), "{path}");
+                        for header in ["etag", "link", "daybook-table-version", "content-type"] {
+                            assert_eq!(ours.header(header), theirs.header(header), "{path}");
+                        }
+                        compared += 1;
+                        next = link(&ours);
+                    }
+                }
+            }
+        }
+        assert_eq!(pages(&hot, "engine"), by_engine, "{} is not in memory", resource.path);
+    }
+    assert!(compared > 1000, "{compared}");
+    assert_eq!(pages(&cold, "memory"), 0.0);
+}
+
+#[tokio::test]
+async fn many_files_are_read_by_the_engine_first_and_are_in_memory_then() {
+    let world = World::empty().await;
+    for offset in 0..30 {
+        world.put(&ROLLUP_DAILY, offset, &rows(offset, 0), vec![]).await;
+    }
+    let path = "/v1/rollups/daily?from=2026-03-01&to=2026-03-30&limit=10000";
+    let first = world.get("acme", path).await;
+    assert_eq!(first.json()["data"].as_array().expect("rows").len(), 30 * USERS * 2);
+    assert_eq!(pages(&world, "engine"), 1.0);
+    let mut answers = 0;
+    while pages(&world, "memory") == 0.0 {
+        assert_eq!(world.get("acme", path).await.text(), first.text());
+        answers += 1;
+        assert!(answers < 1000, "never in memory");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    // A version more brings one file more.
+    world.put(&ROLLUP_DAILY, 30, &rows(30, 0), vec![]).await;
+    let engine = pages(&world, "engine");
+    let more = world.get("acme", "/v1/rollups/daily?from=2026-03-01&to=2026-03-31&limit=10000").await;
+    assert_eq!(more.json()["data"].as_array().expect("rows").len(), 31 * USERS * 2);
+    assert_eq!(pages(&world, "engine"), engine);
+}
+
+#[tokio::test]
+async fn memory_stays_within_its_bound() {
+    let bound = 64 << 10;
+    let world = World::empty_with(Settings { hot_memory: ByteSize(bound), ..settings() }).await;
+    for offset in 0..30 {
+        world.put(&ROLLUP_DAILY, offset, &rows(offset, 0), vec![]).await;
+    }
+    let mut most = 0;
+    for day in (1..=30).cycle().take(90) {
+        let path = format!("/v1/rollups/daily?from=2026-03-{day:02}&to=2026-03-{day:02}");
+        assert_eq!(world.get("acme", &path).await.json()["data"].as_array().expect("rows").len(), USERS * 2);
+        most = most.max(world.query.hot().bytes());
+        assert!(most <= bound, "{most} bytes");
+    }
+    assert!(most > bound / 4, "nothing was kept: {most} bytes");
+}
+
+/// As another engine's OPTIMIZE could leave a file.
+#[test]
+fn a_file_in_another_order_is_left_to_the_engine() {
+    let is_searchable = |rows: &[Row]| {
+        let (rows, schema) = (batch(&ROLLUP_DAILY, rows), lake::read_schema(&ROLLUP_DAILY));
+        let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()));
+        let rows =
+            RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>().expect("texts")).expect("rows");
+        searchable(&rows, ROLLUP_DAILY.sort_columns).is_some()
+    };
+    let ordered = rows(0, 0);
+    assert!(is_searchable(&ordered));
+    for at in 1..ordered.len() {
+        let mut turned = ordered.clone();
+        turned.swap(at - 1, at);
+        assert!(!is_searchable(&turned), "rows {} and {at}", at - 1);
+    }
+}
