@@ -18,7 +18,7 @@
 use std::{fmt, mem, sync::Arc};
 
 use arrow::{
-    array::{Array, RecordBatch, RecordBatchOptions},
+    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions},
     compute::cast,
     csv,
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
@@ -243,6 +243,44 @@ impl Encoder {
             Self::Parquet(writer, _) => writer.into_inner().map_err(from_parquet),
             Self::Arrow(writer, _) => writer.into_inner().map_err(Error::Encode),
         }
+    }
+}
+
+/// Values as JSON writes them.
+pub(crate) struct Texts {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl Texts {
+    /// Each of `values` as it stands in a row of JSON.
+    pub(crate) fn of(values: &ArrayRef) -> Result<Self> {
+        const BEGIN: usize = "{\"v\":".len();
+        let schema = Arc::new(Schema::new(vec![Field::new("v", values.data_type().clone(), true)]));
+        let batch = RecordBatch::try_new(schema.clone(), vec![values.clone()]).map_err(Error::Encode)?;
+        let mut encoder = Encoder::start(Format::Ndjson, &schema)?;
+        encoder.push(batch)?;
+        let lines = encoder.finish()?;
+        let mut texts = Self { bytes: Vec::with_capacity(lines.len()), ends: Vec::with_capacity(values.len()) };
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            texts.bytes.extend_from_slice(&line[BEGIN..line.len() - "}\n".len()]);
+            texts.ends.push(
+                u32::try_from(texts.bytes.len())
+                    .map_err(|_| Error::Encode(ArrowError::OffsetOverflowError(usize::MAX)))?,
+            );
+        }
+        texts.bytes.shrink_to_fit();
+        Ok(texts)
+    }
+
+    pub(crate) fn at(&self, place: usize) -> &[u8] {
+        let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start as usize..self.ends[place] as usize]
+    }
+
+    /// Memory (bytes).
+    pub(crate) fn size(&self) -> usize {
+        self.bytes.capacity() + 4 * self.ends.capacity()
     }
 }
 

@@ -28,7 +28,8 @@ use std::{
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
-    datatypes::{DataType, Schema},
+    datatypes::{DataType, Schema, SchemaRef},
+    error::ArrowError,
 };
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
@@ -38,13 +39,13 @@ use quick_cache::{Weighter, sync::Cache};
 use schemas::{OrgId, TableSpec, epoch_days};
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use self::packed::{Column, Rows, Value, gather, order, search};
+use self::packed::{Column, Rows, Value, gather, json, order, search};
 use crate::{Pinned, fence::ORG_COLUMN};
 
 /// Files that a request has decoded while it waits; where more are missing, the engine answers it and they are decoded behind it.
 const AWAITED_MAX: usize = 4;
 /// Bytes of a value in memory, about: to tell what is too much before it is read.
-const VALUE_BYTES: u64 = 2;
+const VALUE_BYTES: u64 = 3;
 
 /// The files in memory.
 pub(crate) struct Hot(Option<Arc<Inner>>);
@@ -68,7 +69,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) conditions: &'a [(&'static str, BTreeSet<String>)],
     /// The key (day and sort columns but the organisation's) after which rows begin.
     pub(crate) after: Option<&'a [String]>,
-    pub(crate) columns: &'a [&'a str],
     pub(crate) rows_max: usize,
 }
 
@@ -116,7 +116,7 @@ impl Hot {
     }
 
     /// The first rows of `org` that are wanted, in the order of their keys; `None` where the engine has to read them.
-    pub(crate) async fn page(&self, pinned: &Arc<Pinned>, org: &OrgId, wanted: &Wanted<'_>) -> Option<RecordBatch> {
+    pub(crate) async fn find(&self, pinned: &Arc<Pinned>, org: &OrgId, wanted: &Wanted<'_>) -> Option<Found> {
         let inner = self.0.as_ref()?;
         let (days, spec) = (pinned.days()?, pinned.spec());
         let key: Vec<&str> = spec.sort_columns.iter().copied().filter(|name| *name != ORG_COLUMN).collect();
@@ -148,9 +148,7 @@ impl Hot {
             }
         }
         picked.truncate(wanted.rows_max);
-        let places = wanted.columns.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>().ok()?;
-        let files: Vec<&Rows> = files.iter().filter_map(|file| file.rows.as_ref()).collect();
-        gather(&files, &picked, &places, Arc::new(schema.project(&places).ok()?)).ok()
+        Some(Found { files, picked, schema })
     }
 
     /// Bytes in memory.
@@ -173,6 +171,51 @@ impl Hot {
             }
         }
         Some(None)
+    }
+}
+
+/// Rows that were found, in order.
+pub(crate) struct Found {
+    files: Vec<Arc<File>>,
+    /// File and row.
+    picked: Vec<(usize, usize)>,
+    schema: SchemaRef,
+}
+
+impl Found {
+    /// How many.
+    pub(crate) fn rows(&self) -> usize {
+        self.picked.len()
+    }
+
+    /// Leaves the first `rows`.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.picked.truncate(rows);
+    }
+
+    /// The last of them alone.
+    pub(crate) fn last(&self) -> Self {
+        let last = self.picked.last().copied().into_iter().collect();
+        Self { files: self.files.clone(), picked: last, schema: self.schema.clone() }
+    }
+
+    /// These columns, in one batch; text is `Utf8View`.
+    pub(crate) fn batch(&self, columns: &[&str]) -> Result<RecordBatch, ArrowError> {
+        let places = self.places(columns)?;
+        gather(&self.searched(), &self.picked, &places, Arc::new(self.schema.project(&places)?))
+    }
+
+    /// These columns as JSON objects, with `between` them and `after` each what the format wants; as [`crate::formats`] writes them.
+    pub(crate) fn json(&self, columns: &[&str], between: &[u8], after: &[u8]) -> Result<Vec<u8>, ArrowError> {
+        Ok(json(&self.searched(), &self.picked, &self.places(columns)?, columns, (between, after)))
+    }
+
+    fn places(&self, columns: &[&str]) -> Result<Vec<usize>, ArrowError> {
+        columns.iter().map(|name| self.schema.index_of(name)).collect()
+    }
+
+    fn searched(&self) -> Vec<&Rows> {
+        self.files.iter().filter_map(|file| file.rows.as_ref()).collect()
     }
 }
 
@@ -250,13 +293,13 @@ async fn decode(ctx: &SessionContext, pinned: &Pinned, file: DataFile) -> Option
             "rows of a file are not in the table's order; queries of them are slower"
         );
     }
-    let bytes = searchable.as_ref().map_or(0, |rows| rows.bytes() as u64);
+    let bytes = searchable.as_ref().map_or(0, |rows| rows.size() as u64);
     Some(Arc::new(File { rows: searchable, bytes }))
 }
 
 /// The rows, if they ascend by `columns`.
 pub(crate) fn searchable(rows: &RecordBatch, columns: &[&str]) -> Option<Rows> {
-    Some(Rows::pack(rows)).filter(|rows| rows.ascend(columns))
+    Rows::pack(rows).ok().filter(|rows| rows.ascend(columns))
 }
 
 impl Rows {
@@ -288,7 +331,7 @@ impl Rows {
             let start = search(range.clone(), |row| order(values(row), after.rest.iter().copied()).is_le());
             range = start..range.end;
         }
-        let mut others: Vec<(&Column, &BTreeSet<String>)> = Vec::new();
+        let mut others: Vec<(Column<'_>, &BTreeSet<String>)> = Vec::new();
         for (name, values) in conditions {
             let column = self.column(name).filter(|column| column.is_key())?;
             match values.first() {

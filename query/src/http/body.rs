@@ -18,6 +18,9 @@ use crate::Result;
 /// Chunks written ahead of the client.
 const AHEAD: usize = 2;
 
+/// Longest body that holds no permit (bytes): about what the kernel takes of a connection before its client reads.
+const WHOLE_MAX: usize = 256 << 10;
+
 /// `None` says that the body is complete.
 type Message = Option<Bytes>;
 
@@ -42,6 +45,11 @@ pub(crate) fn until(
             None => Some((Err(io::Error::other("the answer could not be completed")), None)),
         }
     }))
+}
+
+/// A body that is there already. What the connection takes at once is written with its length, and without a task.
+pub(crate) fn whole(deadline: Instant, permit: OwnedSemaphorePermit, bytes: Bytes) -> Body {
+    if bytes.len() <= WHOLE_MAX { Body::from(bytes) } else { until(deadline, permit, stream::iter([Ok(bytes)])) }
 }
 
 /// Ends early where the client is gone or a chunk cannot be made.

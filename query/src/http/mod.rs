@@ -1,7 +1,7 @@
 //! The REST API.
 //!
 //! ```text
-//! request ─► finish: request id, span, metrics ─► auth ─► params ─► admit ─► rows ─► body
+//! request ─► finish: request id, span, metrics ─► auth ─► params ─► admit ─► rows ─► page ─► body
 //!                                                              ▲
 //!                              resources, as data ─────────────┴──► routes, OpenAPI document
 //! ```
@@ -14,6 +14,7 @@ mod docs;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod page;
 mod params;
 mod problem;
 pub(crate) mod resources;

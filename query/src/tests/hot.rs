@@ -113,7 +113,7 @@ async fn many_files_are_read_by_the_engine_first_and_are_in_memory_then() {
 
 #[tokio::test]
 async fn memory_stays_within_its_bound() {
-    let bound = 64 << 10;
+    let bound = 512 << 10;
     let world = World::empty_with(Settings { hot_memory: ByteSize(bound), ..settings() }).await;
     for offset in 0..30 {
         world.put(&ROLLUP_DAILY, offset, &rows(offset, 0), vec![]).await;
