@@ -22,7 +22,7 @@ use schemas::{DEAD_LETTERS, tables as all_tables};
 use tonic::{Response, Status};
 
 use super::{Answer, Rows};
-use crate::{formats, pg_catalog::DATABASE};
+use crate::pg_catalog::DATABASE;
 
 const SCHEMA: &str = "public";
 const TABLE: &str = "TABLE";
@@ -59,9 +59,7 @@ pub(super) fn schemas(query: CommandGetDbSchemas) -> Answer<Rows> {
 pub(super) fn tables(query: CommandGetTables) -> Answer<Rows> {
     let mut builder = query.into_builder();
     for spec in all_tables::all().filter(|spec| spec.name != DEAD_LETTERS.name) {
-        builder
-            .append(DATABASE, SCHEMA, spec.name, TABLE, &formats::portable_schema(&spec.schema()))
-            .map_err(failed)?;
+        builder.append(DATABASE, SCHEMA, spec.name, TABLE, &rows::portable_schema(&spec.schema())).map_err(failed)?;
     }
     one(builder.schema(), builder.build())
 }

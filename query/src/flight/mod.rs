@@ -46,7 +46,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{Access, Error, Query, Result, Tls, formats, policy, sql};
+use crate::{Access, Error, Query, Result, Tls, policy, sql};
 
 /// Largest message of a client: a statement and what is around it.
 const MESSAGE_BYTES_MAX: usize = 2 * sql::MAX_SQL_BYTES;
@@ -184,13 +184,12 @@ async fn pass_on(
     sender: &mpsc::Sender<std::result::Result<arrow::array::RecordBatch, FlightError>>,
 ) -> Option<Status> {
     while let Some(batch) = batches.next().await {
-        let batch = match batch
-            .map_err(Error::engine)
-            .and_then(|batch| formats::portable(&batch, &schema).map_err(Error::Encode))
-        {
-            Ok(batch) => batch,
-            Err(error) => return Some(status::of(&error)),
-        };
+        let batch =
+            match batch.map_err(Error::engine).and_then(|batch| rows::portable(&batch, &schema).map_err(Error::Encode))
+            {
+                Ok(batch) => batch,
+                Err(error) => return Some(status::of(&error)),
+            };
         if sender.send(Ok(batch)).await.is_err() {
             return None;
         }
@@ -200,7 +199,7 @@ async fn pass_on(
 
 /// The schema of rows as clients see it. All columns may be null: what is planned and what then runs may differ in that, and clients compare the two.
 fn published(schema: &Schema) -> SchemaRef {
-    let schema = formats::portable_schema(schema);
+    let schema = rows::portable_schema(schema);
     let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
     Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()))
 }

@@ -2,10 +2,11 @@
 
 use arrow::{array::RecordBatch, compute::cast};
 use bytesize::ByteSize;
+use rows::Packed;
 use schemas::rollup::ROLLUP_DAILY;
 
 use super::world::{Answer, ORGS, Row, USERS, World, batch, day, rows, settings};
-use crate::{Settings, hot::searchable, http::resources::resources};
+use crate::{Settings, http::resources::resources};
 
 fn without_memory() -> Settings {
     Settings { hot_memory: ByteSize(0), ..same_cursors() }
@@ -136,7 +137,7 @@ fn a_file_in_another_order_is_left_to_the_engine() {
         let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()));
         let rows =
             RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>().expect("texts")).expect("rows");
-        searchable(&rows, ROLLUP_DAILY.sort_columns).is_some()
+        Packed::pack(&rows).expect("packed").ascend(ROLLUP_DAILY.sort_columns)
     };
     let ordered = rows(0, 0);
     assert!(is_searchable(&ordered));

@@ -17,30 +17,23 @@
 //! 3. Memory is bounded by `query.hot-memory`; what has been asked for least goes first. Pages in work hold what they read on top.
 //! 4. Nothing is decoded on the threads that answer.
 
-mod packed;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::{Range, RangeInclusive},
+    ops::RangeInclusive,
     sync::Arc,
 };
 
-use arrow::{
-    array::RecordBatch,
-    compute::concat_batches,
-    datatypes::{DataType, Schema, SchemaRef},
-    error::ArrowError,
-};
+use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef, error::ArrowError};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot};
 use quick_cache::{Weighter, sync::Cache};
-use schemas::{OrgId, TableSpec, epoch_days};
+use schemas::{OrgId, TableSpec};
 use tokio::{runtime::Handle, sync::Semaphore};
 
-use self::packed::{Column, Rows, Value, gather, json, order, search};
 use crate::{Pinned, fence::ORG_COLUMN};
+use rows::{After, Packed, gather, json, sort};
 
 /// Files that a request has decoded while it waits; where more are missing, the engine answers it and they are decoded behind it.
 const AWAITED_MAX: usize = 4;
@@ -75,7 +68,7 @@ pub(crate) struct Wanted<'a> {
 /// A file's rows, all columns.
 struct File {
     /// `None` where they cannot be searched.
-    rows: Option<Rows>,
+    rows: Option<Packed>,
     bytes: u64,
 }
 
@@ -121,27 +114,30 @@ impl Hot {
         let (days, spec) = (pinned.days()?, pinned.spec());
         let key: Vec<&str> = spec.sort_columns.iter().copied().filter(|name| *name != ORG_COLUMN).collect();
         let schema = pinned.read_schema();
-        let after = wanted.after.map(|after| After::new(&schema, &key, after)).transpose().ok()?;
-        let from = after.as_ref().map_or(wanted.days.0, |after| after.day.max(wanted.days.0));
+        let after = match wanted.after {
+            Some([day, rest @ ..]) => Some((day.parse::<Date>().ok()?, After::new(&schema, &key, rest)?)),
+            Some([]) => return None,
+            None => None,
+        };
+        let from = after.as_ref().map_or(wanted.days.0, |(day, _)| wanted.days.0.max(*day));
         let to = wanted.days.1;
         let asked = if from <= to { Some(days.range(from..=to)) } else { None };
         let (mut files, mut picked, mut awaited): (Vec<Arc<File>>, Vec<(usize, usize)>, _) = (vec![], vec![], 0);
         for (day, of_day) in asked.into_iter().flatten() {
-            let after = after.as_ref().filter(|after| after.day == *day);
+            let after = after.as_ref().filter(|(from, _)| from == day).map(|(_, after)| after);
             let first = picked.len();
             for (name, file) in of_day {
                 let Some(file) = inner.file(pinned, name, file, &mut awaited).await else {
                     inner.warm(pinned, *day..=to);
                     return None;
                 };
-                let rows = file.rows.as_ref()?.pick(org, wanted.conditions, &key, after)?;
+                let rows = file.rows.as_ref()?.pick((ORG_COLUMN, org.as_str()), wanted.conditions, &key, after)?;
                 picked.extend(rows.into_iter().map(|row| (files.len(), row)));
                 files.push(file);
             }
             if of_day.len() > 1 {
-                let keys: Vec<_> = files.iter().map(|file| file.rows.as_ref()?.columns(&key)).collect::<Option<_>>()?;
-                let values = |(file, row): (usize, usize)| keys[file].iter().map(move |column| column.value(row));
-                picked[first..].sort_by(|one, other| order(values(*one), values(*other)));
+                let files: Vec<&Packed> = files.iter().map(|file| file.rows.as_ref()).collect::<Option<_>>()?;
+                sort(&files, &mut picked[first..], &key)?;
             }
             if picked.len() >= wanted.rows_max {
                 break;
@@ -165,7 +161,7 @@ impl Hot {
             for (name, file) in files {
                 let file = inner.file(pinned, name, file, &mut awaited).await?;
                 let rows = file.rows.as_ref()?;
-                if !rows.own(org)?.is_empty() {
+                if !rows.own((ORG_COLUMN, org.as_str()))?.is_empty() {
                     return Some(Some(*day));
                 }
             }
@@ -214,7 +210,7 @@ impl Found {
         columns.iter().map(|name| self.schema.index_of(name)).collect()
     }
 
-    fn searched(&self) -> Vec<&Rows> {
+    fn searched(&self) -> Vec<&Packed> {
         self.files.iter().filter_map(|file| file.rows.as_ref()).collect()
     }
 }
@@ -285,7 +281,8 @@ async fn decode(ctx: &SessionContext, pinned: &Pinned, file: DataFile) -> Option
         }
     };
     let rows = concat_batches(&schema, &batches).ok()?;
-    let searchable = (rows.num_rows() as u64 == counted).then(|| searchable(&rows, spec.sort_columns)).flatten();
+    let packed = Packed::pack(&rows).ok().filter(|_| rows.num_rows() as u64 == counted);
+    let searchable = packed.filter(|rows| rows.ascend(spec.sort_columns));
     if searchable.is_none() {
         tracing::warn!(
             table = spec.name,
@@ -295,78 +292,4 @@ async fn decode(ctx: &SessionContext, pinned: &Pinned, file: DataFile) -> Option
     }
     let bytes = searchable.as_ref().map_or(0, |rows| rows.size() as u64);
     Some(Arc::new(File { rows: searchable, bytes }))
-}
-
-/// The rows, if they ascend by `columns`.
-pub(crate) fn searchable(rows: &RecordBatch, columns: &[&str]) -> Option<Rows> {
-    Rows::pack(rows).ok().filter(|rows| rows.ascend(columns))
-}
-
-impl Rows {
-    /// Whether rows ascend by `columns`, none of which is null.
-    fn ascend(&self, columns: &[&str]) -> bool {
-        let Some(columns) = self.columns(columns) else { return false };
-        let values = |row: usize| columns.iter().map(move |column| column.value(row));
-        columns.iter().all(|column| column.is_key())
-            && self.all().skip(1).all(|row| order(values(row - 1), values(row)).is_le())
-    }
-
-    /// The rows of `org`.
-    fn own(&self, org: &OrgId) -> Option<Range<usize>> {
-        Some(self.column(ORG_COLUMN)?.equal(self.all(), Value::Text(org.as_str())))
-    }
-
-    /// The rows of `org` for which the conditions hold, after a key (by `key` columns).
-    fn pick(
-        &self,
-        org: &OrgId,
-        conditions: &[(&'static str, BTreeSet<String>)],
-        key: &[&str],
-        after: Option<&After<'_>>,
-    ) -> Option<Vec<usize>> {
-        let mut range = self.own(org)?;
-        if let Some(after) = after {
-            let columns = self.columns(key)?;
-            let values = |row: usize| columns.iter().map(move |column| column.value(row));
-            let start = search(range.clone(), |row| order(values(row), after.rest.iter().copied()).is_le());
-            range = start..range.end;
-        }
-        let mut others: Vec<(Column<'_>, &BTreeSet<String>)> = Vec::new();
-        for (name, values) in conditions {
-            let column = self.column(name).filter(|column| column.is_key())?;
-            match values.first() {
-                // Rows of one organisation ascend by the key's first column.
-                Some(only) if values.len() == 1 && key.first() == Some(name) => {
-                    range = column.equal(range, Value::Text(only));
-                }
-                _ => others.push((column, values)),
-            }
-        }
-        let holds = |row: &usize| {
-            others.iter().all(|(column, values)| match column.value(*row) {
-                Value::Text(text) => values.contains(text),
-                Value::Number(_) => false,
-            })
-        };
-        Some(range.filter(holds).collect())
-    }
-}
-
-/// A key after which rows begin.
-struct After<'a> {
-    day: Date,
-    rest: Vec<Value<'a>>,
-}
-
-impl<'a> After<'a> {
-    fn new(schema: &Schema, key: &[&str], after: &'a [String]) -> Result<Self, ()> {
-        let (day, rest) = after.split_first().ok_or(())?;
-        let value = |(name, text): (&&str, &'a String)| match schema.field_with_name(name).map_err(drop)?.data_type() {
-            DataType::Int64 => text.parse().map(Value::Number).map_err(drop),
-            DataType::Date32 => text.parse().map(|day| Value::Number(epoch_days(day).into())).map_err(drop),
-            _ => Ok(Value::Text(text)),
-        };
-        let rest: Vec<Value<'_>> = key.iter().zip(rest).map(value).collect::<Result<_, _>>()?;
-        if rest.len() == key.len() { Ok(Self { day: day.parse().map_err(drop)?, rest }) } else { Err(()) }
-    }
 }

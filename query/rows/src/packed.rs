@@ -19,14 +19,13 @@ use arrow::{
         ArrowDictionaryKeyType, ArrowNativeType, DataType, Date32Type, Int64Type, SchemaRef, UInt8Type, UInt16Type,
         UInt32Type,
     },
-    error::ArrowError,
 };
 
-use crate::{Result, formats::Texts};
+use crate::{Result, Texts};
 
 /// A value of a column that rows are searched by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     Number(i64),
     Text(&'a str),
 }
@@ -103,7 +102,7 @@ fn fitted(values: &ArrayRef) -> ArrayRef {
 }
 
 /// The rows of a file.
-pub(crate) struct Rows {
+pub struct Packed {
     columns: Vec<Values>,
     bytes: Places<u8>,
     shorts: Places<u16>,
@@ -112,8 +111,12 @@ pub(crate) struct Rows {
     count: usize,
 }
 
-impl Rows {
-    pub(super) fn pack(batch: &RecordBatch) -> Result<Self> {
+impl Packed {
+    /// Packs `batch`, text in which is `Utf8View`.
+    ///
+    /// # Errors
+    /// Where JSON cannot hold a value of it.
+    pub fn pack(batch: &RecordBatch) -> Result<Self> {
         let (mut bytes, mut shorts, mut longs) = (Vec::new(), Vec::new(), Vec::new());
         let mut pack = |array: &ArrayRef| {
             let truths = array.as_boolean_opt().map(|truths| {
@@ -146,16 +149,17 @@ impl Rows {
         Ok(Self { columns, bytes, shorts, longs, schema: batch.schema(), count })
     }
 
-    pub(super) fn all(&self) -> Range<usize> {
+    /// All rows.
+    pub(crate) fn all(&self) -> Range<usize> {
         0..self.count
     }
 
-    pub(super) fn column(&self, name: &str) -> Option<Column<'_>> {
+    pub(crate) fn column(&self, name: &str) -> Option<Column<'_>> {
         Some(Column { rows: self, values: self.columns.get(self.schema.index_of(name).ok()?)? })
     }
 
     /// These columns, in order; `None` where one is not there.
-    pub(super) fn columns(&self, names: &[&str]) -> Option<Vec<Column<'_>>> {
+    pub(crate) fn columns(&self, names: &[&str]) -> Option<Vec<Column<'_>>> {
         names.iter().map(|name| self.column(name)).collect()
     }
 
@@ -169,7 +173,8 @@ impl Rows {
     }
 
     /// Memory (bytes).
-    pub(super) fn size(&self) -> usize {
+    #[must_use]
+    pub fn size(&self) -> usize {
         let values = self.columns.iter().map(|column| column.values.get_array_memory_size() + column.texts.size());
         values.sum::<usize>() + self.bytes.size() + self.shorts.size() + self.longs.size()
     }
@@ -177,21 +182,21 @@ impl Rows {
 
 /// A column, to search by.
 #[derive(Clone, Copy)]
-pub(super) struct Column<'a> {
-    rows: &'a Rows,
+pub(crate) struct Column<'a> {
+    rows: &'a Packed,
     values: &'a Values,
 }
 
 impl<'a> Column<'a> {
     /// Whether its values can be compared: of a type that keys have, and none missing.
-    pub(super) fn is_key(self) -> bool {
+    pub(crate) fn is_key(self) -> bool {
         let values = &self.values.values;
         let is_known = matches!(values.data_type(), DataType::Utf8View | DataType::Int64 | DataType::Date32);
         is_known && values.null_count() == 0
     }
 
     /// A row's value, of a column that [`Self::is_key`].
-    pub(super) fn value(self, row: usize) -> Value<'a> {
+    pub(crate) fn value(self, row: usize) -> Value<'a> {
         let (values, place) = (&self.values.values, self.rows.place(self.values.which, row));
         match values.data_type() {
             DataType::Int64 => Value::Number(values.as_primitive::<Int64Type>().value(place)),
@@ -201,7 +206,7 @@ impl<'a> Column<'a> {
     }
 
     /// The rows of `range`, over which the values ascend, that have `wanted`.
-    pub(super) fn equal(self, range: Range<usize>, wanted: Value<'_>) -> Range<usize> {
+    pub(crate) fn equal(self, range: Range<usize>, wanted: Value<'_>) -> Range<usize> {
         if matches!(self.values.which, Which::First) {
             let has = !range.is_empty() && self.value(range.start) == wanted;
             return if has { range } else { range.start..range.start };
@@ -218,7 +223,7 @@ impl<'a> Column<'a> {
 }
 
 /// The first row of `range` for which `is_before` does not hold; it holds for a beginning of the range.
-pub(super) fn search(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> usize {
+pub(crate) fn search(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (range.start, range.end);
     while low < high {
         let middle = low + (high - low) / 2;
@@ -232,17 +237,20 @@ pub(super) fn search(range: Range<usize>, is_before: impl Fn(usize) -> bool) -> 
 }
 
 /// The order of two keys.
-pub(super) fn order<'a>(one: impl Iterator<Item = Value<'a>>, other: impl Iterator<Item = Value<'a>>) -> Ordering {
+pub(crate) fn order<'a>(one: impl Iterator<Item = Value<'a>>, other: impl Iterator<Item = Value<'a>>) -> Ordering {
     one.zip(other).map(|(one, other)| one.cmp(&other)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
 }
 
 /// The rows `picked` (file and row) of `files`, as one batch of the columns at `places`, whose schema is `schema`.
-pub(super) fn gather(
-    files: &[&Rows],
+///
+/// # Errors
+/// Where the files have columns of other types.
+pub fn gather(
+    files: &[&Packed],
     picked: &[(usize, usize)],
     places: &[usize],
     schema: SchemaRef,
-) -> std::result::Result<RecordBatch, ArrowError> {
+) -> Result<RecordBatch> {
     if picked.is_empty() {
         return Ok(RecordBatch::new_empty(schema));
     }
@@ -255,13 +263,14 @@ pub(super) fn gather(
         );
         interleave(&values, &at)
     });
-    let columns = columns.collect::<std::result::Result<_, _>>()?;
+    let columns = columns.collect::<Result<_>>()?;
     RecordBatch::try_new(schema, columns)
 }
 
 /// The same rows as JSON objects of the columns at `places`, each named so; `between` them and `after` each stands what the format wants.
-pub(super) fn json(
-    files: &[&Rows],
+#[must_use]
+pub fn json(
+    files: &[&Packed],
     picked: &[(usize, usize)],
     places: &[usize],
     names: &[&str],
@@ -326,7 +335,7 @@ mod tests {
     fn what_is_packed_comes_out_again() {
         for different in [1, 2, 256, 257, 65_536, 65_537, 100_000] {
             let batches = [batch(1000, different, 1), batch(150_000, different, 2), batch(1, different, 0)];
-            let packed: Vec<Rows> = batches.iter().map(|batch| Rows::pack(batch).expect("packed")).collect();
+            let packed: Vec<Packed> = batches.iter().map(|batch| Packed::pack(batch).expect("packed")).collect();
             let picked: Vec<(usize, usize)> = (0..3000)
                 .map(|at| (at % 2, at * 37 % if at % 2 == 0 { 1000 } else { 150_000 }))
                 .chain([(2, 0)])
@@ -345,7 +354,7 @@ mod tests {
     #[test]
     fn few_values_take_few_bytes() {
         let rows = batch(100_000, 200, 1);
-        let (packed, plain) = (Rows::pack(&rows).expect("packed").size(), rows.get_array_memory_size());
+        let (packed, plain) = (Packed::pack(&rows).expect("packed").size(), rows.get_array_memory_size());
         assert!(packed * 5 < plain, "{packed} bytes packed, {plain} as they were");
     }
 }

@@ -1,0 +1,87 @@
+//! Finding rows of a file by their order.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use arrow::datatypes::{DataType, Schema};
+use schemas::epoch_days;
+
+use crate::packed::{Column, Packed, Value, order, search};
+
+impl Packed {
+    /// Whether rows ascend by `columns`, none of which is null.
+    #[must_use]
+    pub fn ascend(&self, columns: &[&str]) -> bool {
+        let Some(columns) = self.columns(columns) else { return false };
+        let values = |row: usize| columns.iter().map(move |column| column.value(row));
+        columns.iter().all(|column| column.is_key())
+            && self.all().skip(1).all(|row| order(values(row - 1), values(row)).is_le())
+    }
+
+    /// The rows whose first sort column is `first`, a text; `None` where there is no such column.
+    #[must_use]
+    pub fn own(&self, (column, first): (&str, &str)) -> Option<Range<usize>> {
+        Some(self.column(column)?.equal(self.all(), Value::Text(first)))
+    }
+
+    /// The rows whose first sort column is `first`, for which the conditions hold (a column holds one of some texts), after a key (by `key`, the other sort
+    /// columns). Rows must [`ascend`](Self::ascend). `None` where a column is not there.
+    #[must_use]
+    pub fn pick(
+        &self,
+        first: (&str, &str),
+        conditions: &[(&'static str, BTreeSet<String>)],
+        key: &[&str],
+        after: Option<&After<'_>>,
+    ) -> Option<Vec<usize>> {
+        let mut range = self.own(first)?;
+        if let Some(after) = after {
+            let columns = self.columns(key)?;
+            let values = |row: usize| columns.iter().map(move |column| column.value(row));
+            let start = search(range.clone(), |row| order(values(row), after.0.iter().copied()).is_le());
+            range = start..range.end;
+        }
+        let mut others: Vec<(Column<'_>, &BTreeSet<String>)> = Vec::new();
+        for (name, values) in conditions {
+            let column = self.column(name).filter(|column| column.is_key())?;
+            match values.first() {
+                // Among rows with one first sort column, the next ascends.
+                Some(only) if values.len() == 1 && key.first() == Some(name) => {
+                    range = column.equal(range, Value::Text(only));
+                }
+                _ => others.push((column, values)),
+            }
+        }
+        let holds = |row: &usize| {
+            others.iter().all(|(column, values)| match column.value(*row) {
+                Value::Text(text) => values.contains(text),
+                Value::Number(_) => false,
+            })
+        };
+        Some(range.filter(holds).collect())
+    }
+}
+
+/// A key after which rows begin: values of all sort columns but the first.
+pub struct After<'a>(Vec<Value<'a>>);
+
+impl<'a> After<'a> {
+    /// Reads it out of `texts`; `None` where they are no values of the columns `key` of `schema`.
+    #[must_use]
+    pub fn new(schema: &Schema, key: &[&str], texts: &'a [String]) -> Option<Self> {
+        let value = |(name, text): (&&str, &'a String)| match schema.field_with_name(name).ok()?.data_type() {
+            DataType::Int64 => text.parse().ok().map(Value::Number),
+            DataType::Date32 => text.parse().ok().map(|day| Value::Number(epoch_days(day).into())),
+            _ => Some(Value::Text(text)),
+        };
+        let values: Vec<Value<'_>> = key.iter().zip(texts).map(value).collect::<Option<_>>()?;
+        (values.len() == key.len() && texts.len() == key.len()).then_some(Self(values))
+    }
+}
+
+/// Sorts `picked` rows (file and row) of `files` by the columns `key`; `None` where one is not there.
+pub fn sort(files: &[&Packed], picked: &mut [(usize, usize)], key: &[&str]) -> Option<()> {
+    let keys: Vec<_> = files.iter().map(|file| file.columns(key)).collect::<Option<_>>()?;
+    let values = |(file, row): (usize, usize)| keys[file].iter().map(move |column| column.value(row));
+    picked.sort_by(|one, other| order(values(*one), values(*other)));
+    Some(())
+}
