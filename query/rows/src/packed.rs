@@ -14,7 +14,7 @@ use std::{cmp::Ordering, ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array},
-    compute::{cast, concat, interleave},
+    compute::{SortOptions, cast, concat, interleave, sort_to_indices, take},
     datatypes::{
         ArrowDictionaryKeyType, ArrowNativeType, DataType, Date32Type, Int64Type, SchemaRef, UInt8Type, UInt16Type,
         UInt32Type,
@@ -30,7 +30,7 @@ pub(crate) enum Value<'a> {
     Text(&'a str),
 }
 
-/// The distinct values of a column, null among them.
+/// The distinct values of a column, null among them. Texts ascend: rows are searched by the places of their texts, which lie closer together.
 struct Values {
     values: ArrayRef,
     /// As JSON.
@@ -84,12 +84,27 @@ fn distinct<K: ArrowDictionaryKeyType>(array: &ArrayRef) -> Option<(ArrayRef, Ve
     let kind = DataType::Dictionary(Box::new(K::DATA_TYPE), Box::new(array.data_type().clone()));
     let packed = cast(array, &kind).ok()?;
     let packed = packed.as_dictionary::<K>();
-    if packed.null_count() == 0 {
-        return Some((packed.values().clone(), packed.keys().values().to_vec()));
+    let nothing = K::Native::from_usize(packed.values().len());
+    let (values, mut places): (_, Vec<K::Native>) = if packed.null_count() == 0 {
+        (packed.values().clone(), packed.keys().values().to_vec())
+    } else {
+        let values = concat(&[packed.values().as_ref(), &new_null_array(array.data_type(), 1)]).ok()?;
+        let nothing = nothing?;
+        (values, packed.keys().iter().map(|place| place.unwrap_or(nothing)).collect())
+    };
+    if values.as_string_view_opt().is_none() {
+        return Some((values, places));
     }
-    let nothing = K::Native::from_usize(packed.values().len())?;
-    let values = concat(&[packed.values().as_ref(), &new_null_array(array.data_type(), 1)]).ok()?;
-    Some((values, packed.keys().iter().map(|place| place.unwrap_or(nothing)).collect()))
+    let nulls_last = SortOptions { descending: false, nulls_first: false };
+    let order = sort_to_indices(&values, Some(nulls_last), None).ok()?;
+    let mut moved = vec![K::default_value(); values.len()];
+    for (new, old) in order.values().iter().enumerate() {
+        moved[*old as usize] = K::Native::from_usize(new)?;
+    }
+    for place in &mut places {
+        *place = moved[place.as_usize()];
+    }
+    Some((take(&values, &order, None).ok()?, places))
 }
 
 /// The same values in as much memory as they need: arrays have room to grow, and texts lie in pages of the file.
@@ -211,15 +226,28 @@ impl<'a> Column<'a> {
             let has = !range.is_empty() && self.value(range.start) == wanted;
             return if has { range } else { range.start..range.start };
         }
-        let start = search(range.clone(), |row| self.value(row) < wanted);
-        // A person has a few rows a day: their end is near.
-        let (mut end, mut step) = (start, 1);
-        while end + step <= range.end && self.value(end + step - 1) <= wanted {
-            end += step;
-            step *= 2;
+        let place = |row: usize| self.rows.place(self.values.which, row);
+        match (wanted, self.values.values.as_string_view_opt()) {
+            (Value::Text(wanted), Some(texts)) => {
+                let at = search(0..texts.len() - texts.null_count(), |at| texts.value(at) < wanted);
+                let is_there = at < texts.len() && texts.is_valid(at) && texts.value(at) == wanted;
+                if is_there { run(range, |row| place(row).cmp(&at)) } else { range.start..range.start }
+            }
+            _ => run(range, |row| self.value(row).cmp(&wanted)),
         }
-        start..search(end..range.end.min(end + step), |row| self.value(row) <= wanted)
     }
+}
+
+/// The rows of `range` that are equal to what is looked for, by the order in which all stand to it; they ascend.
+fn run(range: Range<usize>, order: impl Fn(usize) -> Ordering) -> Range<usize> {
+    let start = search(range.clone(), |row| order(row).is_lt());
+    // A person has a few rows a day: their end is near.
+    let (mut end, mut step) = (start, 1);
+    while end + step <= range.end && order(end + step - 1).is_le() {
+        end += step;
+        step *= 2;
+    }
+    start..search(end..range.end.min(end + step), |row| order(row).is_le())
 }
 
 /// The first row of `range` for which `is_before` does not hold; it holds for a beginning of the range.

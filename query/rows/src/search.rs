@@ -85,3 +85,76 @@ pub fn sort(files: &[&Packed], picked: &mut [(usize, usize)], key: &[&str]) -> O
     picked.sort_by(|one, other| order(values(*one), values(*other)));
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{ArrayRef, Int64Array, RecordBatch, StringViewArray},
+        datatypes::Field,
+    };
+
+    use super::*;
+
+    /// Rows of three organisations, which share people, in order.
+    fn rows(people: usize) -> Vec<(String, String, i64)> {
+        let person = |at: usize| format!("email:someone-with-a-long-name-{:06}@example.org", at * 7919 % 1_000_000);
+        let mut rows: Vec<_> = (0..3)
+            .flat_map(|org| (0..people).filter(move |at| at % (org + 2) != 0).map(move |at| (format!("org-{org}"), at)))
+            .flat_map(|(org, at)| (0..=(at % 3) as i64).map(move |n| (org.clone(), person(at), n * 5)))
+            .collect();
+        rows.sort();
+        rows
+    }
+
+    fn packed(rows: &[(String, String, i64)]) -> Packed {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(rows.iter().map(|row| Some(&row.0)).collect::<StringViewArray>()),
+            Arc::new(rows.iter().map(|row| Some(&row.1)).collect::<StringViewArray>()),
+            Arc::new(rows.iter().map(|row| Some(row.2)).collect::<Int64Array>()),
+        ];
+        let field = |(name, column): (&str, &ArrayRef)| Field::new(name, column.data_type().clone(), false);
+        let schema = Schema::new(["org", "person", "number"].into_iter().zip(&columns).map(field).collect::<Vec<_>>());
+        Packed::pack(&RecordBatch::try_new(Arc::new(schema), columns).expect("columns")).expect("packed")
+    }
+
+    #[test]
+    fn what_is_picked_is_what_a_look_at_each_row_finds() {
+        for people in [0, 1, 2, 50, 300] {
+            let rows = rows(people);
+            let packed = packed(&rows);
+            assert!(packed.ascend(&["org", "person", "number"]));
+            let asked: BTreeSet<&String> = rows.iter().map(|row| &row.1).collect();
+            let nobody = "email:nobody@example.org".to_owned();
+            let schema = Schema::new(vec![
+                Field::new("person", DataType::Utf8View, false),
+                Field::new("number", DataType::Int64, false),
+            ]);
+            for org in ["org-0", "org-1", "org-2", "org-", "org-9"] {
+                for person in asked.iter().copied().chain([&nobody]).step_by(7) {
+                    let conditions = [("person", BTreeSet::from([person.clone()]))];
+                    for after in [None, Some([person.clone(), "5".to_owned()]), Some([nobody.clone(), "-1".to_owned()])]
+                    {
+                        let key = after
+                            .as_ref()
+                            .map(|after| After::new(&schema, &["person", "number"], after).expect("a key"));
+                        let later = |row: &(String, String, i64)| match &after {
+                            Some([person, number]) => (&row.1, row.2) > (person, number.parse().expect("a number")),
+                            None => true,
+                        };
+                        let naive = |holds: &dyn Fn(&(String, String, i64)) -> bool| -> Vec<usize> {
+                            (0..rows.len())
+                                .filter(|at| rows[*at].0 == org && later(&rows[*at]) && holds(&rows[*at]))
+                                .collect()
+                        };
+                        let pick =
+                            |conditions| packed.pick(("org", org), conditions, &["person", "number"], key.as_ref());
+                        assert_eq!(pick(&[]).expect("columns"), naive(&|_| true));
+                        assert_eq!(pick(&conditions).expect("columns"), naive(&|row| row.1 == *person));
+                    }
+                }
+            }
+        }
+    }
+}
