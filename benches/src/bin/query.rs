@@ -35,6 +35,7 @@ use lake::Lake;
 use query::{Access, Catalog, Limits};
 use schemas::rollup::ROLLUP_DAILY;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 /// As in the product.
 #[global_allocator]
@@ -48,6 +49,10 @@ const LOOKUP_DAYS: i32 = 30;
 const END: Date = Date::constant(2026, 3, 31);
 /// People who are looked up.
 const LOOKED_UP: usize = 2_000;
+/// Events that are taken in before a rollup.
+const INGESTED_AT_ONCE: usize = 50_000;
+/// The look-ups, for Vegeta.
+const OURS: &str = "ours.targets";
 /// What a dashboard of an organisation shows.
 const DASHBOARD: [&str; 5] = [
     "organisation/daily",
@@ -98,6 +103,7 @@ fn main() {
     let served = Served::start(folder, &environment);
     let lookups = Lookups::measure(&served, folder, &environment, options.runs, seconds);
     let dashboard = served.dashboard(folder, options.runs, seconds);
+    let busy = Busy::measure(&served, folder, &lookups, options.runs, seconds);
     let wire = runtime.block_on(Wire::measure(&served, folder, options.runs));
 
     let ratios = json!({
@@ -105,6 +111,7 @@ fn main() {
         "lookup_p50_ms": median(&lookups.half.p50_s) * 1e3,
         "lookup_p99_ms": median(&lookups.half.p99_s) * 1e3,
         "org_p99_ms": median(&dashboard.p99_s) * 1e3,
+        "p99_ingest_over_idle": median(&busy.lookups.p99_s) / median(&lookups.half.p99_s),
         "pgwire_over_inprocess": median(&wire.postgresql) / median(&wire.inprocess),
         "flight_over_inprocess": median(&wire.flight) / median(&wire.inprocess),
     });
@@ -114,13 +121,16 @@ fn main() {
         "rollup_rows": process::query("SELECT count(*) AS n FROM rollup_daily", &environment)[0]["n"],
         "lookups_per_s": median(&lookups.ours.per_s),
         "lookups_per_s_postgres": median(&lookups.postgres.per_s),
+        "ingested_events_per_s": busy.events_per_s,
         "dashboard_requests_per_s": median(&dashboard.per_s),
         "first_lookup_s": served.first_lookup_s,
         "peak_mb": served.server.peak_memory_bytes() as f64 / 1e6,
     });
-    let programs: [(&str, &[f64]); 8] = [
+    let programs: [(&str, &[f64]); 10] = [
         ("look-up, p50", &lookups.half.p50_s),
         ("look-up, p99", &lookups.half.p99_s),
+        ("look-up, busy, p50", &busy.lookups.p50_s),
+        ("look-up, busy, p99", &busy.lookups.p99_s),
         ("PostgreSQL, p50", &lookups.postgres_half.p50_s),
         ("PostgreSQL, p99", &lookups.postgres_half.p99_s),
         ("dashboard, p99", &dashboard.p99_s),
@@ -246,7 +256,7 @@ impl Lookups {
             assert!(ours == theirs, "{person}: {} rows, PostgreSQL {}: {differ:?}", ours.len(), theirs.len());
         }
         let at = |url: &str, name: &str| targets(&folder.join(name), people.iter().map(|person| lookup(url, person)));
-        let (ours, theirs) = (at(&served.url, "ours.targets"), at(&peer_url, "peer.targets"));
+        let (ours, theirs) = (at(&served.url, OURS), at(&peer_url, "peer.targets"));
         let mut all = Self::default();
         for round in 0..=rounds {
             let run = |targets: &Path, pace| load::run(targets, &served.key, pace, seconds);
@@ -262,6 +272,45 @@ impl Lookups {
         }
         peer.lives();
         all
+    }
+}
+
+/// The same look-ups at the same rate, while events of the last day are taken in and rolled up as fast as that goes, on the same cores.
+#[derive(Default)]
+struct Busy {
+    lookups: Rounds,
+    events_per_s: f64,
+}
+
+impl Busy {
+    fn measure(served: &Served, folder: &Path, idle: &Lookups, rounds: usize, seconds: u32) -> Self {
+        let (stop, url) = (CancellationToken::new(), folder.join("lake").display().to_string());
+        let more = tempfile::tempdir().expect("a temporary folder");
+        let (stopped, log) = (stop.clone(), more.path().to_owned());
+        let began = Instant::now();
+        let ingest = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("threads");
+            runtime.block_on(async {
+                let (filling, lake) = (Filling::new(&url, &log), Lake::open(&url, &[]).expect("a folder is a lake"));
+                let config = Config { users: 1_000, orgs: 1, days: 1, ..Config::new(11, u64::MAX >> 20, END) };
+                let mut events = Generator::new(config).expect("the configuration is sound");
+                let (mut count, mut memory) = (0, Memory::default());
+                while !stopped.is_cancelled() {
+                    filling.put(events.by_ref().take(INGESTED_AT_ONCE)).await;
+                    count += INGESTED_AT_ONCE;
+                    let _ = Runs::default().run(&lake, &calendar(), &mut memory).await;
+                }
+                count as f64
+            })
+        });
+        let mut lookups = Rounds::default();
+        let pace = Pace::PerSecond(median(&idle.ours.per_s) / 2.0);
+        for _ in 0..rounds {
+            lookups.push(load::run(&folder.join(OURS), &served.key, pace, seconds));
+        }
+        stop.cancel();
+        let events = ingest.join().expect("no panic");
+        Self { lookups, events_per_s: events / began.elapsed().as_secs_f64() }
     }
 }
 
