@@ -16,11 +16,16 @@
 //! 2. Every file is checked when it is decoded: its rows ascend by the sort columns, and none of those is null. Searches rely on it.
 //! 3. Memory is bounded by `query.hot-memory`; what has been asked for least goes first. Pages in work hold what they read on top.
 //! 4. Nothing is decoded on the threads that answer.
+//! 5. A new version is shown when its files are decoded, and in any case after `query.snapshot-age-max`: see [`Hot::shown`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::RangeInclusive,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef, error::ArrowError};
@@ -30,7 +35,7 @@ use jiff::civil::Date;
 use lake::{DataFile, Snapshot};
 use quick_cache::{Weighter, sync::Cache};
 use schemas::{OrgId, TableSpec};
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
 
 use crate::{Pinned, fence::ORG_COLUMN};
 use rows::{After, Packed, gather, json, sort};
@@ -52,6 +57,24 @@ struct Inner {
     threads: Handle,
     /// Held while files are decoded behind a request.
     warming: Semaphore,
+    /// By table.
+    shown: Mutex<HashMap<&'static str, Shown>>,
+    /// Longest time that a newer version waits for its files.
+    wait_max: Duration,
+}
+
+/// The version of a table that is answered from.
+struct Shown {
+    pinned: Arc<Pinned>,
+    next: Option<Next>,
+}
+
+/// A newer one.
+struct Next {
+    pinned: Arc<Pinned>,
+    since: Instant,
+    /// Its files are in memory where the shown version's are.
+    ready: Arc<AtomicBool>,
 }
 
 /// Rows of one organisation, asked for.
@@ -97,15 +120,45 @@ pub(crate) fn by_day(spec: &TableSpec, snapshot: &Snapshot) -> Option<Days> {
 
 impl Hot {
     /// `bytes_max` = 0: nothing is kept. `threads` decode.
-    pub(crate) fn new(bytes_max: u64, ctx: SessionContext, threads: Handle) -> Self {
+    pub(crate) fn new(bytes_max: u64, wait_max: Duration, ctx: SessionContext, threads: Handle) -> Self {
         /// Few files are smaller: it only sizes tables of the cache.
         const FILE_BYTES: u64 = 64 << 10;
         let inner = || {
             let items = usize::try_from(bytes_max / FILE_BYTES).unwrap_or(usize::MAX).clamp(64, 1 << 16);
             let files = Cache::with_weighter(items, bytes_max, Bytes);
-            Arc::new(Inner { files, bytes_max, ctx, threads, warming: Semaphore::new(1) })
+            let (warming, shown) = (Semaphore::new(1), Mutex::default());
+            Arc::new(Inner { files, bytes_max, ctx, threads, warming, shown, wait_max })
         };
         Self((bytes_max > 0).then(inner))
+    }
+
+    /// The version to answer from, where `newest` is the newest known. While the files that it changed are decoded that is the one before, so that no request
+    /// waits for them.
+    pub(crate) fn shown(&self, newest: Arc<Pinned>) -> Arc<Pinned> {
+        let Some(inner) = self.0.as_ref().filter(|inner| !inner.wait_max.is_zero()) else { return newest };
+        let mut all = inner.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = all.entry(newest.spec().name).or_insert_with(|| Shown { pinned: newest.clone(), next: None });
+        if shown.pinned.table_id != newest.table_id {
+            *shown = Shown { pinned: newest, next: None };
+            return shown.pinned.clone();
+        }
+        // Another request may have been told of a newer one.
+        if shown.pinned.version >= newest.version {
+            return shown.pinned.clone();
+        }
+        let known = shown.next.as_ref().is_some_and(|next| next.pinned.version >= newest.version);
+        if !known {
+            let ready = inner.prepare(&shown.pinned, &newest);
+            // Versions that follow each other fast must not keep each other from being shown.
+            let since = shown.next.as_ref().map_or_else(Instant::now, |next| next.since);
+            shown.next = Some(Next { pinned: newest, since, ready });
+        }
+        if let Some(next) =
+            shown.next.take_if(|next| next.ready.load(Ordering::Acquire) || next.since.elapsed() >= inner.wait_max)
+        {
+            shown.pinned = next.pinned;
+        }
+        shown.pinned.clone()
     }
 
     /// The first rows of `org` that are wanted, in the order of their keys; `None` where the engine has to read them.
@@ -238,6 +291,25 @@ impl Inner {
             self.threads.spawn(async move { decode(&inner.ctx, &pinned, file).await }).await.ok().flatten().ok_or(())
         };
         self.files.get_or_insert_async(name, decode).await.ok()
+    }
+
+    /// Decodes the files of `next` that take the place of files in memory; says when it has.
+    fn prepare(self: &Arc<Self>, shown: &Pinned, next: &Arc<Pinned>) -> Arc<AtomicBool> {
+        let is_here = |(name, _): &(Arc<str>, DataFile)| self.files.contains_key(name);
+        let days = shown.days().into_iter().flatten().filter(|(_, files)| files.iter().any(is_here));
+        let changed = days.filter_map(|(day, _)| next.days()?.get(day));
+        let missing: Vec<_> = changed.flatten().filter(|file| !is_here(file)).cloned().collect();
+        let ready = Arc::new(AtomicBool::new(missing.is_empty()));
+        if !missing.is_empty() {
+            let (inner, next, ready) = (self.clone(), next.clone(), ready.clone());
+            self.threads.spawn(async move {
+                for (name, file) in missing {
+                    let _ = inner.decoded(&next, &name, &file).await;
+                }
+                ready.store(true, Ordering::Release);
+            });
+        }
+        ready
     }
 
     /// Decodes the files of some days behind the request, the latest first, where they are not a large part of what there is room for.

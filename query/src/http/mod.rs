@@ -151,7 +151,12 @@ impl Query {
         let seed = derived(b"request id");
         let pool = Pool::new().map_err(Error::Threads)?;
         let ctx = catalog.empty_session();
-        let hot = Hot::new(settings.hot_memory.as_u64(), ctx.clone(), pool.handle().clone());
+        let hot = Hot::new(
+            settings.hot_memory.as_u64(),
+            settings.snapshot_age_max.unsigned_abs(),
+            ctx.clone(),
+            pool.handle().clone(),
+        );
         Ok(Self(Arc::new(Inner {
             ctx,
             hot,

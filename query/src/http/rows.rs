@@ -120,7 +120,7 @@ impl Request<'_> {
         let catalog = &self.query.0.catalog;
         let pinned = match &cursor {
             Some(cursor) => catalog.at(self.resource.spec, &cursor.table_id, cursor.version).await,
-            None => catalog.current(self.resource.spec).await,
+            None => catalog.current(self.resource.spec).await.map(|newest| self.query.0.hot.shown(newest)),
         }
         .map_err(problem)?;
         let days = self.days(&pinned).await.map_err(problem)?;

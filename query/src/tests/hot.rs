@@ -1,7 +1,10 @@
 //! Pages out of memory are those of the engine, byte by byte; memory stays within its bound.
 
+use std::time::{Duration, Instant};
+
 use arrow::{array::RecordBatch, compute::cast};
 use bytesize::ByteSize;
+use jiff::SignedDuration;
 use rows::Packed;
 use schemas::rollup::ROLLUP_DAILY;
 
@@ -110,6 +113,36 @@ async fn many_files_are_read_by_the_engine_first_and_are_in_memory_then() {
     let more = world.get("acme", "/v1/rollups/daily?from=2026-03-01&to=2026-03-31&limit=10000").await;
     assert_eq!(more.json()["data"].as_array().expect("rows").len(), 31 * USERS * 2);
     assert_eq!(pages(&world, "engine"), engine);
+}
+
+/// However fast versions follow each other, each answer is of one version, and the newest comes.
+#[tokio::test]
+async fn each_answer_is_of_one_version_and_the_newest_comes() {
+    let age = Duration::from_millis(50);
+    let wait = SignedDuration::try_from(age).expect("short");
+    let world = World::filled_with(Settings { snapshot_age_max: wait, ..settings() }).await;
+    let path = "/v1/rollups/daily";
+    let mut seen = world.get("acme", path).await;
+    for salt in 1..=20 {
+        let table = world.lake.table(&ROLLUP_DAILY);
+        let old = table.snapshot().await.expect("readable").files_of(day(3));
+        world.put(&ROLLUP_DAILY, 3, &rows(3, salt), old).await;
+        let committed = Instant::now();
+        let newer = loop {
+            let answer = world.get("acme", path).await;
+            assert_eq!(answer.status, 200);
+            if answer.header("daybook-table-version") != seen.header("daybook-table-version") {
+                break answer;
+            }
+            assert_eq!(answer.text(), seen.text(), "one version, one answer");
+            // Known at one age, shown one later; the machine may be busy.
+            assert!(committed.elapsed() < 2 * age + Duration::from_secs(5), "never shown");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert_ne!(newer.json()["data"], seen.json()["data"]);
+        seen = newer;
+    }
+    assert_eq!(pages(&world, "engine"), 0.0);
 }
 
 #[tokio::test]
