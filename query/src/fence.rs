@@ -7,7 +7,7 @@
 //!     └─ the table's own scan          org_id = <org> pushed down, so that foreign files are not even read
 //! ```
 //!
-//! Every door to the tables goes through `Fence`, so no statement has to be checked for what it might see. Invariants:
+//! Every statement goes through `Fence`, so none has to be checked for what it might see; REST also reads whole organisations out of memory (`hot`). Invariants:
 //! 1. Rows are filtered here, on the column itself. The filter pushed down saves work; nothing depends on it.
 //! 2. No expression of a query is evaluated on a foreign row: `CAST(user_key AS INT)` would name it in its error. Only
 //!    comparisons of a column with a literal go below the fence (see `harmless`); the rest is evaluated above.

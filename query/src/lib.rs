@@ -5,17 +5,18 @@
 //!            │                               │                           │
 //!          http: credential, parameters,    sql: statements            pgwire: sign-in, turns
 //!            │   cursor, ETag, limits        │   that only read          │ pg_catalog, live
-//!            └──────────► catalog ◄──────────┴───────────────────────────┘     versions of the tables, shared
-//!                            │
-//!                          fence                   below everything: one organisation's rows
-//!                            │
-//!                          lake                    Delta tables
+//!            ├──────────► catalog ◄──────────┴───────────────────────────┘     versions of the tables, shared
+//!            │               │
+//!           hot            fence                   below everything: one organisation's rows
+//!            │               │
+//!            └──────────►  lake                    Delta tables; hot keeps files of them in memory
 //! ```
 //!
 //! Invariants:
-//! 1. Whoever comes over the network sees one organisation, or a part of it, as the credential says (`policy`), and sees it through [`fence`].
+//! 1. Whoever comes over the network sees one organisation, or a part of it, as the credential says (`policy`), and sees it through [`fence`], or out of
+//!    memory where it sees an organisation's rows whole (`hot`).
 //! 2. A request reads one version of a table; the pages behind one cursor all read the same version.
-//! 3. Memory is bounded: requests at once × page, the engine's pool, a few versions' file lists.
+//! 3. Memory is bounded: requests at once × page, the engine's pool, files in memory, a few versions' file lists.
 //!
 //! F39 (a privileged connection voids row-level security): there is no bypass role; [`Access::Operator`] is for whoever
 //! holds the lake's own credentials, and no route creates it. F40 (COPY, external tables): see [`sql`](mod@sql).
