@@ -33,6 +33,7 @@ mod http;
 mod live;
 mod pg_catalog;
 mod pgwire;
+mod places;
 mod policy;
 mod pool;
 mod settings;

@@ -15,6 +15,8 @@ pub struct Settings {
     pub timeout: SignedDuration,
     /// Requests answered at once; further ones wait shortly, then get 503.
     pub concurrent_requests: usize,
+    /// Of these, requests and statements of one organisation; further ones wait shortly, then get 429.
+    pub concurrent_requests_per_organisation: usize,
     /// Connections of SQL clients at once; further ones are closed.
     pub connections: usize,
     /// How long a request waits for its turn.
@@ -52,6 +54,7 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("timeout", &self.timeout)
             .field("concurrent_requests", &self.concurrent_requests)
+            .field("concurrent_requests_per_organisation", &self.concurrent_requests_per_organisation)
             .field("connections", &self.connections)
             .field("queue_wait", &self.queue_wait)
             .field("memory", &self.memory)
@@ -84,6 +87,9 @@ impl Settings {
         }
         if self.concurrent_requests == 0 {
             found.push(fault("concurrent-requests", "must be at least 1"));
+        }
+        if self.concurrent_requests_per_organisation == 0 {
+            found.push(fault("concurrent-requests-per-organisation", "must be at least 1"));
         }
         if self.connections == 0 {
             found.push(fault("connections", "must be at least 1"));

@@ -145,8 +145,7 @@ impl FlightServer {
     async fn rows<T>(&self, statement: String, request: &Request<T>) -> Answer<Rows> {
         let (token, access) = self.access(request).await?;
         let deadline = Instant::now() + self.query.statement_time();
-        let busy = || Status::resource_exhausted("too many statements run at the moment; try again shortly");
-        let place = self.query.place().await.ok_or_else(busy)?;
+        let place = self.query.places().take(access.org()).await.map_err(status::busy)?;
         let context = self.session(&access).await?;
         let planned = self.query.pool().within(sql(&context, &statement));
         let rows = timeout_at(deadline, planned).await.map_err(|_| status::out_of_time())?;

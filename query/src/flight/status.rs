@@ -2,11 +2,19 @@
 
 use tonic::Status;
 
-use crate::{Error, sql};
+use crate::{Error, places::Full, sql};
 
 /// The statement's time is over.
 pub(super) fn out_of_time() -> Status {
     Status::deadline_exceeded("the statement took longer than it may; ask for fewer days or columns at once")
+}
+
+/// No place is free.
+pub(super) fn busy(full: Full) -> Status {
+    Status::resource_exhausted(match full {
+        Full::Service => "too many statements run at the moment; try again shortly",
+        Full::Organisation => "too many statements of your organisation run at the moment; send fewer at a time",
+    })
 }
 
 /// An error of ours.

@@ -36,7 +36,7 @@ pub(super) async fn ask(
         let statement = statement.map_err(|_| Problem::too_long())?;
         let statement =
             std::str::from_utf8(&statement).map_err(|_| Problem::statement("The body is no UTF-8 text."))?;
-        let permit = query.admit().await?;
+        let permit = query.admit(&access).await?;
         let context = query.0.catalog.session(&access).await.map_err(|error| Problem::from_sql(&error))?;
         let rows = sql(&context, statement).await.map_err(|error| Problem::from_sql(&error))?;
         let mut chunks = formats::write(rows, format);

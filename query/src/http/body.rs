@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc},
+    sync::mpsc,
     time::{Instant, timeout_at},
 };
 
@@ -27,7 +27,7 @@ type Message = Option<Bytes>;
 /// A body of `chunks`; `permit` is given back when all are handed over or `deadline` has passed.
 pub(crate) fn until(
     deadline: Instant,
-    permit: OwnedSemaphorePermit,
+    permit: impl Send + 'static,
     chunks: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
 ) -> Body {
     let (sender, receiver) = mpsc::channel::<Message>(AHEAD);
@@ -48,7 +48,7 @@ pub(crate) fn until(
 }
 
 /// A body that is there already. What the connection takes at once is written with its length, and without a task.
-pub(crate) fn whole(deadline: Instant, permit: OwnedSemaphorePermit, bytes: Bytes) -> Body {
+pub(crate) fn whole(deadline: Instant, permit: impl Send + 'static, bytes: Bytes) -> Body {
     if bytes.len() <= WHOLE_MAX { Body::from(bytes) } else { until(deadline, permit, stream::iter([Ok(bytes)])) }
 }
 

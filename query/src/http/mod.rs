@@ -41,14 +41,17 @@ use directory::Directory;
 use lake::Lake;
 use prometheus::Registry;
 use schemas::rollup::ROLLUP_DAILY;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
-};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use self::{metrics::Metrics, problem::Problem, resources::resources};
-use crate::{Catalog, Error, Result, Settings, columns::catalogue_of, hot::Hot, pool::Pool};
+use crate::{
+    Access, Catalog, Error, Result, Settings,
+    columns::catalogue_of,
+    hot::Hot,
+    places::{Place, Places},
+    pool::Pool,
+};
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -113,12 +116,11 @@ struct Inner {
     /// Files of tables, decoded.
     hot: Hot,
     metrics: Metrics,
-    permits: Arc<Semaphore>,
+    places: Places,
     /// Where SQL is computed.
     pool: Pool,
     timeout: Duration,
     connections_max: usize,
-    queue_wait: Duration,
     cursor_key: Vec<u8>,
     request_id_seed: u64,
     requests: AtomicU64,
@@ -163,11 +165,14 @@ impl Query {
             catalog,
             directory,
             metrics: Metrics::register(registry)?,
-            permits: Arc::new(Semaphore::new(settings.concurrent_requests.min(Semaphore::MAX_PERMITS))),
+            places: Places::new(
+                settings.concurrent_requests,
+                settings.concurrent_requests_per_organisation,
+                settings.queue_wait.unsigned_abs(),
+            ),
             pool,
             timeout: settings.timeout.unsigned_abs(),
             connections_max: settings.connections,
-            queue_wait: settings.queue_wait.unsigned_abs(),
             cursor_key,
             request_id_seed: u64::from_le_bytes(seed[..8].try_into().expect("8 of 32 bytes")),
             requests: AtomicU64::new(0),
@@ -211,30 +216,19 @@ impl Query {
         self.0.metrics.connected()
     }
 
-    /// A place among the requests and statements answered at once; `None` where none came free in time.
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        timeout(self.0.queue_wait, self.0.permits.clone().acquire_owned()).await.ok()?.ok()
+    /// Places among the requests and statements answered at once.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// A place, held until the answer is written.
-    async fn admit(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.place().await.ok_or_else(Problem::busy)
+    async fn admit(&self, access: &Access) -> Result<Place, Problem> {
+        self.0.places.take(access.org()).await.map_err(Problem::busy)
     }
 
     #[cfg(test)]
     pub(crate) fn hot(&self) -> &Hot {
         &self.0.hot
-    }
-
-    #[cfg(test)]
-    pub(crate) fn places_left(&self) -> usize {
-        self.0.permits.available_permits()
-    }
-
-    #[cfg(test)]
-    pub(crate) async fn hold_all_permits(&self) -> OwnedSemaphorePermit {
-        let all = u32::try_from(self.0.permits.available_permits()).expect("few");
-        self.0.permits.clone().acquire_many_owned(all).await.expect("open")
     }
 
     /// The client's request id if it is one (1 to 128 visible ASCII characters), else a new one.

@@ -12,12 +12,13 @@ use super::{
 use crate::{formats::Format, sql::MAX_SQL_BYTES};
 
 /// Problems that any route may answer with: status, when.
-const PROBLEMS: [(&str, &str); 7] = [
+const PROBLEMS: [(&str, &str); 8] = [
     ("400", "A parameter is wrong or unknown; `parameter` names it."),
     ("401", "No valid read key."),
     ("403", "The key may not read, or its role not this table."),
     ("406", "No format that the client accepts."),
     ("410", "The cursor's table version is not kept any more."),
+    ("429", "More requests of the organisation at once than one may have; `Retry-After` says when to try again."),
     ("500", "The service failed."),
     ("503", "Busy, out of time or budget, or a part is away; `Retry-After` says when to try again."),
 ];

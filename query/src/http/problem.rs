@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Error, fence::is_gone, policy::Forbidden, sql};
+use crate::{Error, fence::is_gone, places::Full, policy::Forbidden, sql};
 
 /// Base of the problem types' URIs.
 const BASE: &str = "https://daybook.dev/problems/";
@@ -131,9 +131,18 @@ impl Problem {
     }
 
     /// Too many requests at once.
-    pub(super) fn busy() -> Self {
-        let detail = "The service answers as many requests as it can at once. Try again shortly.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail).header("retry-after", "1")
+    pub(super) fn busy(full: Full) -> Self {
+        let problem = match full {
+            Full::Service => {
+                let detail = "The service answers as many requests as it can at once. Try again shortly.";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "Busy", detail)
+            }
+            Full::Organisation => {
+                let detail = "The service answers as many requests of your organisation at once as one may have. Send fewer at a time.";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", detail)
+            }
+        };
+        problem.header("retry-after", "1")
     }
 
     /// The answer took too long.

@@ -23,10 +23,7 @@ use jiff::{ToSpan, civil::Date};
 use schemas::OrgId;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Query, auth, body,
@@ -41,6 +38,7 @@ use crate::{
     Access, Error, Pinned, Result,
     columns::catalogue_of,
     formats::{self, Format},
+    places::Place,
 };
 
 static TABLE_VERSION: HeaderName = HeaderName::from_static("daybook-table-version");
@@ -82,7 +80,7 @@ pub(super) async fn read(
             Some(format) => format,
             None => negotiate::format(&headers)?,
         };
-        let permit = query.admit().await?;
+        let permit = query.admit(&access).await?;
         let org = access.org().ok_or_else(|| Problem::unauthorized(true))?;
         let (query, access, asked, headers) = (&query, &access, &asked, &headers);
         let request = Request { resource, query, access, org, asked, format, path: uri.path(), headers };
@@ -111,7 +109,7 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    async fn answer(&self, permit: OwnedSemaphorePermit, deadline: Instant) -> Result<Response, Problem> {
+    async fn answer(&self, permit: Place, deadline: Instant) -> Result<Response, Problem> {
         let problem = |error: Error| Problem::from_error(&error, self.asked.cursor.is_some());
         let cursor = match &self.asked.cursor {
             Some(text) => Some(Cursor::open(text, &self.query.0.cursor_key, self.org)?),
@@ -211,7 +209,7 @@ impl Request<'_> {
         content: Content,
         next: Option<String>,
         version: Option<i64>,
-        permit: OwnedSemaphorePermit,
+        permit: Place,
         deadline: Instant,
     ) -> Body {
         let end = || {

@@ -30,7 +30,7 @@ use futures::{Sink, SinkExt, StreamExt};
 use tokio::sync::Semaphore;
 
 use super::{PgServer, cancels::Cancellable, errors, statements::Statements, turn::Turn};
-use crate::{Access, live::Versions, sql};
+use crate::{Access, live::Versions, places::Full, sql};
 
 /// Statements and cursors that one connection can have open; more than the service has places.
 const OPEN_MAX: u32 = 1 << 16;
@@ -101,11 +101,11 @@ impl Connection {
 
     /// A place for a statement, which reads the newest versions.
     async fn turn(&self, session: &Session) -> PgWireResult<Turn> {
-        let place = self.server.query.place().await.ok_or_else(errors::busy)?;
-        let busy = self.idle.clone().try_acquire_owned().map_err(|_| errors::busy())?;
+        let place = self.server.query.places().take(session.access.org()).await.map_err(errors::busy)?;
+        let busy = self.idle.clone().try_acquire_owned().map_err(|_| errors::busy(Full::Service))?;
         session.versions.forget();
         Ok(Turn {
-            held: Arc::new([place, busy]),
+            held: Arc::new((place, busy)),
             pool: self.server.query.pool().handle().clone(),
             left: self.server.query.statement_time(),
             cancelled: session.cancel.statement(),

@@ -5,7 +5,7 @@
 use datafusion::{error::DataFusionError, sql::sqlparser::parser::ParserError};
 use datafusion_postgres::pgwire::error::{ErrorInfo, PgWireError};
 
-use crate::{Error, error::Kind, policy::Forbidden, sql};
+use crate::{Error, error::Kind, places::Full, policy::Forbidden, sql};
 
 fn error(code: &str, message: impl Into<String>) -> ErrorInfo {
     ErrorInfo::new("ERROR".to_owned(), code.to_owned(), message.into())
@@ -45,9 +45,12 @@ pub(super) fn not_signed_in() -> PgWireError {
     fatal("28000", "sign in first")
 }
 
-/// All places are taken.
-pub(super) fn busy() -> PgWireError {
-    let info = error("53300", "too many statements run at the moment");
+/// No place is free.
+pub(super) fn busy(full: Full) -> PgWireError {
+    let info = match full {
+        Full::Service => error("53300", "too many statements run at the moment"),
+        Full::Organisation => error("53300", "too many statements of your organisation run at the moment"),
+    };
     PgWireError::UserError(Box::new(with_hint(
         info,
         "Try again shortly; an open cursor keeps its place until it is closed.",

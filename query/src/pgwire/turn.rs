@@ -22,6 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::errors;
+use crate::places::Place;
 
 /// Rows made at once, at most.
 const CHUNK: usize = 1024;
@@ -32,7 +33,7 @@ const AHEAD: usize = 2;
 #[derive(Clone)]
 pub(super) struct Turn {
     /// Its place among all statements, and its mark that the connection is busy.
-    pub(super) held: Arc<[OwnedSemaphorePermit; 2]>,
+    pub(super) held: Arc<(Place, OwnedSemaphorePermit)>,
     pub(super) pool: Handle,
     /// Time to run in that is left. What the client takes to read is its own.
     pub(super) left: Duration,

@@ -10,13 +10,13 @@ use prometheus::TextEncoder;
 use schemas::rollup::ROLLUP_DAILY;
 use tokio::time::Instant;
 
-use super::world::{ORGS, World, settings};
-use crate::{Settings, http::body};
+use super::world::{ORGS, World, org, settings};
+use crate::{Settings, formats::Format, http::body};
 
 #[tokio::test]
 async fn a_full_service_says_so() {
     let world = World::filled_with(Settings { concurrent_requests: 1, ..settings() }).await;
-    let permit = world.query.hold_all_permits().await;
+    let permit = world.query.places().take_all().await;
     let answer = world.get("acme", "/v1/rollups/daily").await;
     answer.problem(503, "busy");
     assert_eq!(answer.header("retry-after"), "1");
@@ -24,6 +24,22 @@ async fn a_full_service_says_so() {
     for _ in 0..5 {
         // Each answer gives its place back.
         assert_eq!(world.get("acme", "/v1/rollups/daily").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn one_organisation_leaves_places_to_the_others() {
+    let world = World::filled_with(Settings { concurrent_requests_per_organisation: 1, ..settings() }).await;
+    let acme = ORGS[0].0;
+    let held = world.query.places().take(Some(&org(acme))).await.expect("free");
+    let answer = world.get(acme, "/v1/rollups/daily").await;
+    answer.problem(429, "too-many-requests");
+    assert_eq!(answer.header("retry-after"), "1");
+    world.ask(acme, "SELECT 1", Format::Json).await.problem(429, "too-many-requests");
+    assert_eq!(world.get(ORGS[1].0, "/v1/rollups/daily").await.status, 200);
+    drop(held);
+    for _ in 0..3 {
+        assert_eq!(world.get(acme, "/v1/rollups/daily").await.status, 200);
     }
 }
 

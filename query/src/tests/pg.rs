@@ -290,7 +290,7 @@ const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 100000000000) a W
 
 /// A place is free again when nothing is computed for it any more.
 async fn all_places_come_free(served: &Served) {
-    while served.world.query.places_left() < 8 {
+    while served.world.query.places().left() < 8 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -302,7 +302,7 @@ async fn cancel_ends_a_statement() {
     let stop = client.cancel_token();
     let (outcome, ()) = tokio::join!(client.simple_query(ENDLESS), async {
         // Until the statement has its place, there is nothing to be cancelled.
-        while served.world.query.places_left() == 8 {
+        while served.world.query.places().left() == 8 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         stop.cancel_query(NoTls).await.expect("sent");
@@ -332,7 +332,7 @@ async fn a_statement_ends_with_its_time() {
 async fn a_full_service_says_so_and_goes_on() {
     let served = Served::new().await;
     let client = served.connect("acme").await;
-    let permits = served.world.query.hold_all_permits().await;
+    let permits = served.world.query.places().take_all().await;
     let error = client.simple_query("SELECT 1").await.expect_err("busy");
     assert_eq!(code(&error), "53300");
     drop(permits);
@@ -391,7 +391,7 @@ async fn closing_waits_for_statements_and_not_for_connections() {
     assert_eq!(shown(&idle, "SELECT 1").await, "1\n");
     let slow = "SELECT count(*) FROM generate_series(1, 200000000) a WHERE a.value < 0";
     let (outcome, ()) = tokio::join!(shown(&busy, slow), async {
-        while served.world.query.places_left() == 8 {
+        while served.world.query.places().left() == 8 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         served.closing.cancel();

@@ -45,6 +45,7 @@ pub(super) fn settings() -> Settings {
     serde_json::from_value(serde_json::json!({
         "timeout": "30s",
         "concurrent-requests": 8,
+        "concurrent-requests-per-organisation": 8,
         "connections": 8,
         "queue-wait": "100ms",
         "memory": "256MiB",
