@@ -10,7 +10,7 @@
 //! Most numbers of a person's day are small, and many are the same for everyone: a row of some 80 columns takes a tenth of what it takes as Arrow arrays. A
 //! row's places lie together because one person's rows are read across all columns: a column's own vector would be a cache miss for each.
 
-use std::{cmp::Ordering, ops::Range, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, ops::Range, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array},
@@ -212,11 +212,24 @@ impl<'a> Column<'a> {
 
     /// A row's value, of a column that [`Self::is_key`].
     pub(crate) fn value(self, row: usize) -> Value<'a> {
-        let (values, place) = (&self.values.values, self.rows.place(self.values.which, row));
+        let (values, place) = (&self.values.values, self.place(row));
         match values.data_type() {
             DataType::Int64 => Value::Number(values.as_primitive::<Int64Type>().value(place)),
             DataType::Date32 => Value::Number(values.as_primitive::<Date32Type>().value(place).into()),
             _ => Value::Text(values.as_string_view().value(place)),
+        }
+    }
+
+    /// The place of a row's value.
+    pub(crate) fn place(self, row: usize) -> usize {
+        self.rows.place(self.values.which, row)
+    }
+
+    /// For each place, whether its value is one of `texts`.
+    pub(crate) fn places_of(self, texts: &BTreeSet<String>) -> Vec<bool> {
+        match self.values.values.as_string_view_opt() {
+            Some(values) => values.iter().map(|value| value.is_some_and(|value| texts.contains(value))).collect(),
+            None => vec![false; self.values.values.len()],
         }
     }
 
@@ -226,12 +239,11 @@ impl<'a> Column<'a> {
             let has = !range.is_empty() && self.value(range.start) == wanted;
             return if has { range } else { range.start..range.start };
         }
-        let place = |row: usize| self.rows.place(self.values.which, row);
         match (wanted, self.values.values.as_string_view_opt()) {
             (Value::Text(wanted), Some(texts)) => {
                 let at = search(0..texts.len() - texts.null_count(), |at| texts.value(at) < wanted);
                 let is_there = at < texts.len() && texts.is_valid(at) && texts.value(at) == wanted;
-                if is_there { run(range, |row| place(row).cmp(&at)) } else { range.start..range.start }
+                if is_there { run(range, |row| self.place(row).cmp(&at)) } else { range.start..range.start }
             }
             _ => run(range, |row| self.value(row).cmp(&wanted)),
         }

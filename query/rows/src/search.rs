@@ -24,7 +24,7 @@ impl Packed {
     }
 
     /// The rows whose first sort column is `first`, for which the conditions hold (a column holds one of some texts), after a key (by `key`, the other sort
-    /// columns). Rows must [`ascend`](Self::ascend). `None` where a column is not there.
+    /// columns). Rows must [`ascend`](Self::ascend). The first `most` of them. `None` where a column is not there.
     #[must_use]
     pub fn pick(
         &self,
@@ -32,6 +32,7 @@ impl Packed {
         conditions: &[(&'static str, BTreeSet<String>)],
         key: &[&str],
         after: Option<&After<'_>>,
+        most: usize,
     ) -> Option<Vec<usize>> {
         let mut range = self.own(first)?;
         if let Some(after) = after {
@@ -40,7 +41,7 @@ impl Packed {
             let start = search(range.clone(), |row| order(values(row), after.0.iter().copied()).is_le());
             range = start..range.end;
         }
-        let mut others: Vec<(Column<'_>, &BTreeSet<String>)> = Vec::new();
+        let mut others: Vec<(Column<'_>, Vec<bool>)> = Vec::new();
         for (name, values) in conditions {
             let column = self.column(name).filter(|column| column.is_key())?;
             match values.first() {
@@ -48,16 +49,11 @@ impl Packed {
                 Some(only) if values.len() == 1 && key.first() == Some(name) => {
                     range = column.equal(range, Value::Text(only));
                 }
-                _ => others.push((column, values)),
+                _ => others.push((column, column.places_of(values))),
             }
         }
-        let holds = |row: &usize| {
-            others.iter().all(|(column, values)| match column.value(*row) {
-                Value::Text(text) => values.contains(text),
-                Value::Number(_) => false,
-            })
-        };
-        Some(range.filter(holds).collect())
+        let holds = |row: &usize| others.iter().all(|(column, wanted)| wanted[column.place(*row)]);
+        Some(range.filter(holds).take(most).collect())
     }
 }
 
@@ -148,10 +144,13 @@ mod tests {
                                 .filter(|at| rows[*at].0 == org && later(&rows[*at]) && holds(&rows[*at]))
                                 .collect()
                         };
-                        let pick =
-                            |conditions| packed.pick(("org", org), conditions, &["person", "number"], key.as_ref());
+                        let pick = |conditions| {
+                            packed.pick(("org", org), conditions, &["person", "number"], key.as_ref(), usize::MAX)
+                        };
                         assert_eq!(pick(&[]).expect("columns"), naive(&|_| true));
                         assert_eq!(pick(&conditions).expect("columns"), naive(&|row| row.1 == *person));
+                        let two = [("person", BTreeSet::from([person.clone(), nobody.clone()]))];
+                        assert_eq!(pick(&two).expect("columns"), naive(&|row| row.1 == *person || row.1 == nobody));
                     }
                 }
             }

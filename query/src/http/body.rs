@@ -18,8 +18,8 @@ use crate::Result;
 /// Chunks written ahead of the client.
 const AHEAD: usize = 2;
 
-/// Longest body that holds no permit (bytes): about what the kernel takes of a connection before its client reads.
-const WHOLE_MAX: usize = 256 << 10;
+/// Longest body that holds no permit, and piece of a longer one (bytes): about what the kernel takes of a connection before its client reads.
+const PIECE: usize = 128 << 10;
 
 /// `None` says that the body is complete.
 type Message = Option<Bytes>;
@@ -47,9 +47,14 @@ pub(crate) fn until(
     }))
 }
 
-/// A body that is there already. What the connection takes at once is written with its length, and without a task.
+/// A body that is there already. What the connection takes at once is written with its length, and without a task; more is handed over in pieces, so that
+/// the permit is held until the client has read all but a few.
 pub(crate) fn whole(deadline: Instant, permit: impl Send + 'static, bytes: Bytes) -> Body {
-    if bytes.len() <= WHOLE_MAX { Body::from(bytes) } else { until(deadline, permit, stream::iter([Ok(bytes)])) }
+    if bytes.len() <= PIECE {
+        return Body::from(bytes);
+    }
+    let pieces = (0..bytes.len()).step_by(PIECE).map(move |at| Ok(bytes.slice(at..bytes.len().min(at + PIECE))));
+    until(deadline, permit, stream::iter(pieces))
 }
 
 /// Ends early where the client is gone or a chunk cannot be made.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, Scalar, make_array, new_null_array},
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, Scalar, make_array, new_null_array},
     compute::{cast, concat_batches, is_not_null, kernels::zip::zip},
     datatypes::{DataType, Date32Type, Schema, SchemaRef},
     error::ArrowError,
@@ -206,6 +206,10 @@ impl Request<'_> {
 
 /// The same column, with nothing but zeros where it has no values: Arrow's bytes show what lay there, and the same rows are to be the same bytes.
 fn without_traces(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    if let Some(truths) = column.as_boolean_opt() {
+        // Eight share a byte, those of the rows behind too.
+        return Ok(Arc::new(truths.iter().collect::<BooleanArray>()));
+    }
     if column.null_count() == 0 {
         return Ok(make_array(column.to_data().into_builder().nulls(None).build()?));
     }

@@ -67,6 +67,22 @@ async fn a_stalled_client_gives_its_place_back() {
 }
 
 #[tokio::test]
+async fn a_large_body_keeps_its_place_until_it_is_read() {
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(1));
+    let bytes = Bytes::from((0..5_000_000_u32).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+    let deadline = || Instant::now() + Duration::from_secs(60);
+    let permit = permits.clone().acquire_owned().await.expect("open");
+    let stalled = body::whole(deadline(), permit, bytes.clone());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(permits.available_permits(), 0, "nobody has read it");
+    let read = to_bytes(Response::new(stalled).into_body(), usize::MAX).await.expect("whole");
+    assert_eq!(read, bytes);
+    let permit = permits.acquire_owned().await.expect("given back");
+    let small = to_bytes(body::whole(deadline(), permit, bytes.slice(..1000)), usize::MAX).await.expect("whole");
+    assert_eq!(small, bytes[..1000]);
+}
+
+#[tokio::test]
 async fn request_ids_come_back() {
     let world = World::filled().await;
     let sent = world.get_with("acme", "/v1/rollups/daily", &[("x-request-id", "trace-7f.A")]).await;

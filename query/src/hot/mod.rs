@@ -14,9 +14,12 @@
 //! Invariants:
 //! 1. Rows of one organisation alone: the one whose rows the caller may see whole, by the column itself.
 //! 2. Every file is checked when it is decoded: its rows ascend by the sort columns, and none of those is null. Searches rely on it.
-//! 3. Memory is bounded by `query.hot-memory`; what has been asked for least goes first. Pages in work hold what they read on top.
+//! 3. Memory is bounded by `query.hot-memory`; what has been asked for least goes first. One file at a time is decoded, on top, and pages in work hold what
+//!    they read.
 //! 4. Nothing is decoded on the threads that answer.
-//! 5. A new version is shown when its files are decoded, and in any case after `query.snapshot-age-max`: see [`Hot::shown`].
+//! 5. A new version is shown when its files are decoded, and in any case where the old one has not been the newest for twice `query.snapshot-age-max`.
+
+mod files;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -28,33 +31,25 @@ use std::{
     time::Duration,
 };
 
-use arrow::{array::RecordBatch, compute::concat_batches, datatypes::SchemaRef, error::ArrowError};
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use datafusion::prelude::SessionContext;
-use futures::TryStreamExt;
 use jiff::civil::Date;
 use lake::{DataFile, Snapshot};
-use quick_cache::{Weighter, sync::Cache};
-use schemas::{OrgId, TableSpec};
-use tokio::{runtime::Handle, sync::Semaphore, time::Instant};
-
-use crate::{Pinned, fence::ORG_COLUMN};
 use rows::{After, Packed, gather, json, sort};
+use schemas::{OrgId, TableSpec};
+use tokio::{runtime::Handle, sync::Semaphore, task::yield_now, time::Instant};
+
+use self::files::{File, Files};
+use crate::{Pinned, fence::ORG_COLUMN};
 
 /// Files that a request has decoded while it waits; where more are missing, the engine answers it and they are decoded behind it.
 const AWAITED_MAX: usize = 4;
-/// Bytes of a value in memory, about: to tell what is too much before it is read.
-const VALUE_BYTES: u64 = 3;
 
 /// The files in memory.
 pub(crate) struct Hot(Option<Arc<Inner>>);
 
 struct Inner {
-    files: Cache<Arc<str>, Arc<File>, Bytes>,
-    bytes_max: u64,
-    /// Reads files; holds no tables.
-    ctx: SessionContext,
-    /// Where they are decoded.
-    threads: Handle,
+    files: Arc<Files>,
     /// Held while files are decoded behind a request.
     warming: Semaphore,
     /// By table.
@@ -66,14 +61,15 @@ struct Inner {
 /// The version of a table that is answered from.
 struct Shown {
     pinned: Arc<Pinned>,
+    /// When it was last known to be the newest.
+    newest_at: Instant,
     next: Option<Next>,
 }
 
 /// A newer one.
 struct Next {
     pinned: Arc<Pinned>,
-    since: Instant,
-    /// Its files are in memory where the shown version's are.
+    /// Its files are in memory where the shown version's are. Nobody else holding it, nobody waits for them.
     ready: Arc<AtomicBool>,
 }
 
@@ -86,22 +82,6 @@ pub(crate) struct Wanted<'a> {
     /// The key (day and sort columns but the organisation's) after which rows begin.
     pub(crate) after: Option<&'a [String]>,
     pub(crate) rows_max: usize,
-}
-
-/// A file's rows, all columns.
-struct File {
-    /// `None` where they cannot be searched.
-    rows: Option<Packed>,
-    bytes: u64,
-}
-
-#[derive(Clone)]
-struct Bytes;
-
-impl Weighter<Arc<str>, Arc<File>> for Bytes {
-    fn weight(&self, key: &Arc<str>, file: &Arc<File>) -> u64 {
-        file.bytes + key.len() as u64
-    }
 }
 
 /// Files of a version by day, under the names they have in memory.
@@ -119,44 +99,44 @@ pub(crate) fn by_day(spec: &TableSpec, snapshot: &Snapshot) -> Option<Days> {
 }
 
 impl Hot {
-    /// `bytes_max` = 0: nothing is kept. `threads` decode.
+    /// `bytes_max` = 0: nothing is kept. A newer version waits for its files for at most `wait_max`. `threads` decode.
     pub(crate) fn new(bytes_max: u64, wait_max: Duration, ctx: SessionContext, threads: Handle) -> Self {
-        /// Few files are smaller: it only sizes tables of the cache.
-        const FILE_BYTES: u64 = 64 << 10;
         let inner = || {
-            let items = usize::try_from(bytes_max / FILE_BYTES).unwrap_or(usize::MAX).clamp(64, 1 << 16);
-            let files = Cache::with_weighter(items, bytes_max, Bytes);
-            let (warming, shown) = (Semaphore::new(1), Mutex::default());
-            Arc::new(Inner { files, bytes_max, ctx, threads, warming, shown, wait_max })
+            let files = Arc::new(Files::new(bytes_max, ctx, threads));
+            Arc::new(Inner { files, warming: Semaphore::new(1), shown: Mutex::default(), wait_max })
         };
         Self((bytes_max > 0).then(inner))
     }
 
     /// The version to answer from, where `newest` is the newest known. While the files that it changed are decoded that is the one before, so that no request
-    /// waits for them.
+    /// waits for them; but not one that has not been the newest for long.
     pub(crate) fn shown(&self, newest: Arc<Pinned>) -> Arc<Pinned> {
         let Some(inner) = self.0.as_ref().filter(|inner| !inner.wait_max.is_zero()) else { return newest };
+        let now = Instant::now();
         let mut all = inner.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let shown = all.entry(newest.spec().name).or_insert_with(|| Shown { pinned: newest.clone(), next: None });
+        let new = || Shown { pinned: newest.clone(), newest_at: now, next: None };
+        let shown = all.entry(newest.spec().name).or_insert_with(new);
         if shown.pinned.table_id != newest.table_id {
-            *shown = Shown { pinned: newest, next: None };
-            return shown.pinned.clone();
+            *shown = new();
+            return newest;
         }
         // Another request may have been told of a newer one.
         if shown.pinned.version >= newest.version {
+            if shown.pinned.version == newest.version {
+                shown.newest_at = now;
+            }
             return shown.pinned.clone();
         }
-        let known = shown.next.as_ref().is_some_and(|next| next.pinned.version >= newest.version);
-        if !known {
+        if shown.next.as_ref().is_none_or(|next| next.pinned.version < newest.version) {
             let ready = inner.prepare(&shown.pinned, &newest);
-            // Versions that follow each other fast must not keep each other from being shown.
-            let since = shown.next.as_ref().map_or_else(Instant::now, |next| next.since);
-            shown.next = Some(Next { pinned: newest, since, ready });
+            shown.next = Some(Next { pinned: newest, ready });
         }
-        if let Some(next) =
-            shown.next.take_if(|next| next.ready.load(Ordering::Acquire) || next.since.elapsed() >= inner.wait_max)
-        {
+        // What is known of the table is as old as that, too.
+        let is_late = now - shown.newest_at >= 2 * inner.wait_max;
+        if let Some(next) = shown.next.take_if(|next| is_late || next.ready.load(Ordering::Acquire)) {
+            inner.forget(&shown.pinned, &next.pinned);
             shown.pinned = next.pinned;
+            shown.newest_at = now;
         }
         shown.pinned.clone()
     }
@@ -174,17 +154,29 @@ impl Hot {
         };
         let from = after.as_ref().map_or(wanted.days.0, |(day, _)| wanted.days.0.max(*day));
         let to = wanted.days.1;
-        let asked = if from <= to { Some(days.range(from..=to)) } else { None };
-        let (mut files, mut picked, mut awaited): (Vec<Arc<File>>, Vec<(usize, usize)>, _) = (vec![], vec![], 0);
-        for (day, of_day) in asked.into_iter().flatten() {
+        if from > to {
+            return Some(Found { files: vec![], picked: vec![], schema });
+        }
+        let is_missing = |(name, _): &&(Arc<str>, DataFile)| !inner.files.has(name);
+        let missing =
+            days.range(from..=to).flat_map(|(_, files)| files).filter(is_missing).take(AWAITED_MAX + 1).count();
+        let (mut files, mut picked): (Vec<Arc<File>>, Vec<(usize, usize)>) = (vec![], vec![]);
+        for (day, of_day) in days.range(from..=to) {
             let after = after.as_ref().filter(|(from, _)| from == day).map(|(_, after)| after);
             let first = picked.len();
             for (name, file) in of_day {
-                let Some(file) = inner.file(pinned, name, file, &mut awaited).await else {
-                    inner.warm(pinned, *day..=to);
-                    return None;
+                let file = match inner.files.get(name) {
+                    Some(file) => file,
+                    None if missing <= AWAITED_MAX => inner.files.decoded(pinned, name, file).await?,
+                    None => {
+                        inner.warm(pinned, *day..=to);
+                        return None;
+                    }
                 };
-                let rows = file.rows.as_ref()?.pick((ORG_COLUMN, org.as_str()), wanted.conditions, &key, after)?;
+                // Rows of one file come in order; of several, any may be among the first.
+                let most = if of_day.len() == 1 { wanted.rows_max - picked.len() } else { usize::MAX };
+                let rows =
+                    file.rows.as_ref()?.pick((ORG_COLUMN, org.as_str()), wanted.conditions, &key, after, most)?;
                 picked.extend(rows.into_iter().map(|row| (files.len(), row)));
                 files.push(file);
             }
@@ -195,6 +187,8 @@ impl Hot {
             if picked.len() >= wanted.rows_max {
                 break;
             }
+            // So that a deadline and others come through.
+            yield_now().await;
         }
         picked.truncate(wanted.rows_max);
         Some(Found { files, picked, schema })
@@ -203,7 +197,7 @@ impl Hot {
     /// Bytes in memory.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |inner| inner.files.weight())
+        self.0.as_ref().map_or(0, |inner| inner.files.bytes())
     }
 
     /// The latest day on which `org` has a row; the outer `None` where the engine has to look.
@@ -212,7 +206,14 @@ impl Hot {
         let mut awaited = 0;
         for (day, files) in pinned.days()?.iter().rev() {
             for (name, file) in files {
-                let file = inner.file(pinned, name, file, &mut awaited).await?;
+                let file = match inner.files.get(name) {
+                    Some(file) => file,
+                    None if awaited < AWAITED_MAX => {
+                        awaited += 1;
+                        inner.files.decoded(pinned, name, file).await?
+                    }
+                    None => return None,
+                };
                 let rows = file.rows.as_ref()?;
                 if !rows.own((ORG_COLUMN, org.as_str()))?.is_empty() {
                     return Some(Some(*day));
@@ -269,99 +270,55 @@ impl Found {
 }
 
 impl Inner {
-    /// A file, if it is in memory or there is time to decode it: `awaited` counts those.
-    async fn file(
-        self: &Arc<Self>,
-        pinned: &Arc<Pinned>,
-        name: &Arc<str>,
-        file: &DataFile,
-        awaited: &mut usize,
-    ) -> Option<Arc<File>> {
-        if let Some(file) = self.files.get(name) {
-            return Some(file);
-        }
-        *awaited += 1;
-        if *awaited <= AWAITED_MAX { self.decoded(pinned, name, file).await } else { None }
-    }
-
-    /// The file's rows, decoded once for all who ask meanwhile; `None` where it cannot be read: the engine will say why.
-    async fn decoded(self: &Arc<Self>, pinned: &Arc<Pinned>, name: &Arc<str>, file: &DataFile) -> Option<Arc<File>> {
-        let decode = async {
-            let (inner, pinned, file) = (self.clone(), pinned.clone(), file.clone());
-            self.threads.spawn(async move { decode(&inner.ctx, &pinned, file).await }).await.ok().flatten().ok_or(())
-        };
-        self.files.get_or_insert_async(name, decode).await.ok()
-    }
-
     /// Decodes the files of `next` that take the place of files in memory; says when it has.
-    fn prepare(self: &Arc<Self>, shown: &Pinned, next: &Arc<Pinned>) -> Arc<AtomicBool> {
-        let is_here = |(name, _): &(Arc<str>, DataFile)| self.files.contains_key(name);
+    fn prepare(&self, shown: &Pinned, next: &Arc<Pinned>) -> Arc<AtomicBool> {
+        let is_here = |(name, _): &(Arc<str>, DataFile)| self.files.has(name);
         let days = shown.days().into_iter().flatten().filter(|(_, files)| files.iter().any(is_here));
         let changed = days.filter_map(|(day, _)| next.days()?.get(day));
         let missing: Vec<_> = changed.flatten().filter(|file| !is_here(file)).cloned().collect();
         let ready = Arc::new(AtomicBool::new(missing.is_empty()));
         if !missing.is_empty() {
-            let (inner, next, ready) = (self.clone(), next.clone(), ready.clone());
-            self.threads.spawn(async move {
+            let (files, next, done) = (self.files.clone(), next.clone(), ready.clone());
+            self.files.threads().spawn(async move {
                 for (name, file) in missing {
-                    let _ = inner.decoded(&next, &name, &file).await;
+                    // A newer one has come, or this one is shown as it is.
+                    if Arc::strong_count(&done) == 1 {
+                        return;
+                    }
+                    let _ = files.decoded(&next, &name, &file).await;
                 }
-                ready.store(true, Ordering::Release);
+                done.store(true, Ordering::Release);
             });
         }
         ready
+    }
+
+    /// Forgets the files of `old` that `new` does not have.
+    fn forget(&self, old: &Pinned, new: &Pinned) {
+        let (Some(old), Some(new)) = (old.days(), new.days()) else { return };
+        for (day, files) in old {
+            let kept = new.get(day).map_or(&[][..], |files| files);
+            for (name, _) in files.iter().filter(|(name, _)| kept.iter().all(|(kept, _)| kept != name)) {
+                self.files.forget(name);
+            }
+        }
     }
 
     /// Decodes the files of some days behind the request, the latest first, where they are not a large part of what there is room for.
     fn warm(self: &Arc<Self>, pinned: &Arc<Pinned>, days: RangeInclusive<Date>) {
         let Some(known) = pinned.days() else { return };
         let files = known.range(days).rev().flat_map(|(_, files)| files);
-        let missing: Vec<_> = files.filter(|(name, _)| !self.files.contains_key(name)).cloned().collect();
-        let columns = pinned.read_schema().fields().len() as u64;
-        let bytes: u64 = missing.iter().map(|(_, file)| file.rows * columns * VALUE_BYTES).sum();
-        if bytes > self.bytes_max / 2 {
+        let missing: Vec<_> = files.filter(|(name, _)| !self.files.has(name)).cloned().collect();
+        let rows = missing.iter().map(|(_, file)| file.rows).sum();
+        if !self.files.fit(rows, pinned.read_schema().fields().len()) {
             return;
         }
         let (inner, pinned) = (self.clone(), pinned.clone());
-        self.threads.spawn(async move {
+        self.files.threads().spawn(async move {
             let Ok(_warming) = inner.warming.try_acquire() else { return };
             for (name, file) in missing {
-                let _ = inner.decoded(&pinned, &name, &file).await;
+                let _ = inner.files.decoded(&pinned, &name, &file).await;
             }
         });
     }
-}
-
-/// Reads a file and checks the order of its rows.
-async fn decode(ctx: &SessionContext, pinned: &Pinned, file: DataFile) -> Option<Arc<File>> {
-    let (spec, snapshot) = (pinned.spec(), pinned.snapshot()?);
-    let schema = pinned.read_schema();
-    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let (path, counted) = (file.path.clone(), file.rows);
-    let read =
-        async { snapshot.sorted_scan(ctx, vec![file], &names, vec![])?.try_collect().await.map_err(lake::Error::Scan) };
-    let batches: Vec<RecordBatch> = match read.await {
-        Ok(batches) => batches,
-        Err(error) => {
-            tracing::debug!(
-                table = spec.name,
-                path,
-                error = &error as &dyn std::error::Error,
-                "a file is not kept in memory"
-            );
-            return None;
-        }
-    };
-    let rows = concat_batches(&schema, &batches).ok()?;
-    let packed = Packed::pack(&rows).ok().filter(|_| rows.num_rows() as u64 == counted);
-    let searchable = packed.filter(|rows| rows.ascend(spec.sort_columns));
-    if searchable.is_none() {
-        tracing::warn!(
-            table = spec.name,
-            path,
-            "rows of a file are not in the table's order; queries of them are slower"
-        );
-    }
-    let bytes = searchable.as_ref().map_or(0, |rows| rows.size() as u64);
-    Some(Arc::new(File { rows: searchable, bytes }))
 }
