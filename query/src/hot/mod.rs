@@ -45,6 +45,9 @@ use crate::{Pinned, fence::ORG_COLUMN};
 /// Files that a request has decoded while it waits; where more are missing, the engine answers it and they are decoded behind it.
 const AWAITED_MAX: usize = 4;
 
+/// Longest time that a page is worked on without a yield, but for a day that takes longer.
+const WITHOUT_YIELD: Duration = Duration::from_millis(1);
+
 /// The files in memory.
 pub(crate) struct Hot(Option<Arc<Inner>>);
 
@@ -157,15 +160,16 @@ impl Hot {
         if from > to {
             return Some(Found { files: vec![], picked: vec![], schema });
         }
-        let is_missing = |(name, _): &&(Arc<str>, DataFile)| !inner.files.has(name);
-        let missing =
-            days.range(from..=to).flat_map(|(_, files)| files).filter(is_missing).take(AWAITED_MAX + 1).count();
+        let known: Vec<_> =
+            days.range(from..=to).flat_map(|(_, files)| files).map(|(name, _)| inner.files.get(name)).collect();
+        let missing = known.iter().filter(|file| file.is_none()).count();
+        let (mut known, mut began) = (known.into_iter(), Instant::now());
         let (mut files, mut picked): (Vec<Arc<File>>, Vec<(usize, usize)>) = (vec![], vec![]);
         for (day, of_day) in days.range(from..=to) {
             let after = after.as_ref().filter(|(from, _)| from == day).map(|(_, after)| after);
             let first = picked.len();
             for (name, file) in of_day {
-                let file = match inner.files.get(name) {
+                let file = match known.next().flatten() {
                     Some(file) => file,
                     None if missing <= AWAITED_MAX => inner.files.decoded(pinned, name, file).await?,
                     None => {
@@ -188,7 +192,10 @@ impl Hot {
                 break;
             }
             // So that a deadline and others come through.
-            yield_now().await;
+            if began.elapsed() >= WITHOUT_YIELD {
+                yield_now().await;
+                began = Instant::now();
+            }
         }
         picked.truncate(wanted.rows_max);
         Some(Found { files, picked, schema })
