@@ -7,7 +7,7 @@
 //!   input_tokens …
 //! ```
 //!
-//! Most numbers of a person's day are small, and many are the same for everyone: a row of some 80 columns takes a tenth of what it takes as Arrow arrays. A
+//! Most numbers of a person's day are small, and many are the same for everyone: a row takes a third of what it takes as Arrow arrays. A
 //! row's places lie together because one person's rows are read across all columns: a column's own vector would be a cache miss for each.
 
 use std::{cmp::Ordering, collections::BTreeSet, ops::Range, sync::Arc};

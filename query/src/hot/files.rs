@@ -34,7 +34,7 @@ pub(super) struct Files {
     ctx: SessionContext,
     /// Where they are decoded.
     threads: Handle,
-    /// Held while one is decoded: that takes ten times the memory that it takes then.
+    /// Held while one is decoded: that takes several times the memory that it takes then.
     decoding: Semaphore,
 }
 
