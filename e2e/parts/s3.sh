@@ -22,6 +22,8 @@ set -euo pipefail
 
 version=v1.8.0
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=e2e/parts/go.sh
+source "$here/go.sh"
 binary=${VERSITYGW:-$here/../../.parts/bin/versitygw}
 key=${AWS_ACCESS_KEY_ID:-test}
 secret=${AWS_SECRET_ACCESS_KEY:-testsecret}
@@ -30,19 +32,7 @@ region=${AWS_REGION:-us-east-1}
 die() { echo "s3.sh: $*" >&2; exit 1; }
 usage() { sed -n '2,/^set -euo/p' "$0" | sed -n 's/^# \{0,1\}//p'; exit 2; }
 
-install() {
-  local folder
-  if [ "$(cat "$binary.version" 2>/dev/null)" = "$version" ] && [ -x "$binary" ]; then return; fi
-  command -v go >/dev/null || die "go not found: apt-get install golang (Debian 13; on Debian 12 from bookworm-backports)"
-  case $(go env GOVERSION) in
-    go1.[0-9] | go1.[0-9].* | go1.1[0-9]* | go1.20*) die "$(go env GOVERSION) is too old: 1.21 or newer fetches by itself what versitygw asks for" ;;
-  esac
-  mkdir -p "$(dirname "$binary")"
-  folder=$(cd "$(dirname "$binary")" && pwd)
-  # Debian sets GOTOOLCHAIN=local.
-  GOBIN=$folder GOTOOLCHAIN=auto go install -trimpath -ldflags="-s -w" "github.com/versity/versitygw/cmd/versitygw@$version" >&2
-  echo "$version" >"$binary.version"
-}
+install() { go_install "$binary" github.com/versity/versitygw/cmd/versitygw "$version"; }
 
 # The server's pid, or nothing where it does not run.
 pid() {

@@ -13,7 +13,7 @@
 use std::{cmp::Ordering, collections::BTreeSet, ops::Range, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array},
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array},
     compute::{SortOptions, cast, concat, interleave, sort_to_indices, take},
     datatypes::{
         ArrowDictionaryKeyType, ArrowNativeType, DataType, Date32Type, Int64Type, SchemaRef, UInt8Type, UInt16Type,
@@ -52,7 +52,6 @@ enum Which {
 }
 
 /// Places of all rows, those of a row side by side.
-#[derive(Default)]
 struct Places<T> {
     width: usize,
     places: Vec<T>,
@@ -148,10 +147,8 @@ impl Packed {
                 shorts.push(places);
                 (values, Which::Short(shorts.len() - 1))
             } else {
-                let (values, places) = distinct::<UInt32Type>(array).unwrap_or_else(|| {
-                    let own = (0..u32::try_from(array.len()).unwrap_or(u32::MAX)).collect::<UInt32Array>();
-                    (array.clone(), own.values().to_vec())
-                });
+                let (values, places) = distinct::<UInt32Type>(array)
+                    .unwrap_or_else(|| (array.clone(), (0..u32::try_from(array.len()).unwrap_or(u32::MAX)).collect()));
                 longs.push(places);
                 (values, Which::Long(longs.len() - 1))
             };
@@ -343,7 +340,7 @@ pub fn json(
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{Decimal128Array, Int64Array, StringArray, TimestampMicrosecondArray},
+        array::{Decimal128Array, Int64Array, StringArray, TimestampMicrosecondArray, UInt32Array},
         compute::take_record_batch,
         datatypes::{Field, Schema},
     };

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow::{array::RecordBatch, compute::concat_batches};
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
-use lake::DataFile;
 use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
 use rows::Packed;
 use tokio::{runtime::Handle, sync::Semaphore};
@@ -87,19 +86,19 @@ impl Files {
         rows * columns as u64 * PACKED_BYTES <= self.bytes_max / 2
     }
 
-    /// The file, decoded once for all who ask meanwhile, whether or not they still wait for it then; `None` where it cannot be read now: the engine will say
+    /// The file at a place of the snapshot's, decoded once for all who ask meanwhile, whether or not they still wait for it then; `None` where it cannot be read now: the engine will say
     /// why.
     pub(super) async fn decoded(
         self: &Arc<Self>,
         pinned: &Arc<Pinned>,
         name: &Arc<str>,
-        file: &DataFile,
+        at: usize,
     ) -> Option<Arc<File>> {
-        let (files, pinned, name, file) = (self.clone(), pinned.clone(), name.clone(), file.clone());
+        let (files, pinned, name) = (self.clone(), pinned.clone(), name.clone());
         let decoding = self.threads.spawn(async move {
             let decode = async {
                 let _one = files.decoding.acquire().await.map_err(drop)?;
-                files.decode(&pinned, file).await.ok_or(())
+                files.decode(&pinned, at).await.ok_or(())
             };
             files.cache.get_or_insert_async(&name, decode).await.ok()
         });
@@ -107,8 +106,9 @@ impl Files {
     }
 
     /// Reads a file and checks the order of its rows.
-    async fn decode(&self, pinned: &Pinned, file: DataFile) -> Option<Arc<File>> {
+    async fn decode(&self, pinned: &Pinned, at: usize) -> Option<Arc<File>> {
         let (spec, snapshot, schema) = (pinned.spec(), pinned.snapshot()?, pinned.read_schema());
+        let file = snapshot.files[at].clone();
         let (path, counted) = (file.path.clone(), file.rows);
         let unsearchable = |why: &str| {
             tracing::warn!(table = spec.name, path, "{why}; queries of this file are slower");

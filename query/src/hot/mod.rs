@@ -34,7 +34,7 @@ use std::{
 use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use datafusion::prelude::SessionContext;
 use jiff::civil::Date;
-use lake::{DataFile, Snapshot};
+use lake::Snapshot;
 use rows::{After, Packed, gather, json, sort};
 use schemas::{OrgId, TableSpec};
 use tokio::{runtime::Handle, sync::Semaphore, task::yield_now, time::Instant};
@@ -57,8 +57,8 @@ struct Inner {
     warming: Semaphore,
     /// By table.
     shown: Mutex<HashMap<&'static str, Shown>>,
-    /// Longest time that a newer version waits for its files.
-    wait_max: Duration,
+    /// How old what is known of a table may be. A newer version waits for its files until the one before has not been the newest for twice as long.
+    age_max: Duration,
 }
 
 /// The version of a table that is answered from.
@@ -77,7 +77,6 @@ struct Next {
 }
 
 /// Rows of one organisation, asked for.
-#[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) days: (Date, Date),
     /// Columns that each hold one of some values.
@@ -87,26 +86,24 @@ pub(crate) struct Wanted<'a> {
     pub(crate) rows_max: usize,
 }
 
-/// Files of a version by day, under the names they have in memory.
-pub(crate) type Days = BTreeMap<Date, Vec<(Arc<str>, DataFile)>>;
+/// Files of a version by day: the names they have in memory, and their places among the snapshot's.
+pub(crate) type Days = BTreeMap<Date, Vec<(Arc<str>, usize)>>;
 
 /// The files of `snapshot`; `None` where one is of no day.
 pub(crate) fn by_day(spec: &TableSpec, snapshot: &Snapshot) -> Option<Days> {
     let mut days = Days::new();
-    for file in &snapshot.files {
-        days.entry(file.partition_value?)
-            .or_default()
-            .push((format!("{}/{}", spec.name, file.path).into(), file.clone()));
+    for (at, file) in snapshot.files.iter().enumerate() {
+        days.entry(file.partition_value?).or_default().push((format!("{}/{}", spec.name, file.path).into(), at));
     }
     Some(days)
 }
 
 impl Hot {
-    /// `bytes_max` = 0: nothing is kept. A newer version waits for its files for at most `wait_max`. `threads` decode.
-    pub(crate) fn new(bytes_max: u64, wait_max: Duration, ctx: SessionContext, threads: Handle) -> Self {
+    /// `bytes_max` = 0: nothing is kept. `age_max` is that of the catalog's versions; 0: a newer one never waits. `threads` decode.
+    pub(crate) fn new(bytes_max: u64, age_max: Duration, ctx: SessionContext, threads: Handle) -> Self {
         let inner = || {
             let files = Arc::new(Files::new(bytes_max, ctx, threads));
-            Arc::new(Inner { files, warming: Semaphore::new(1), shown: Mutex::default(), wait_max })
+            Arc::new(Inner { files, warming: Semaphore::new(1), shown: Mutex::default(), age_max })
         };
         Self((bytes_max > 0).then(inner))
     }
@@ -114,7 +111,7 @@ impl Hot {
     /// The version to answer from, where `newest` is the newest known. While the files that it changed are decoded that is the one before, so that no request
     /// waits for them; but not one that has not been the newest for long.
     pub(crate) fn shown(&self, newest: Arc<Pinned>) -> Arc<Pinned> {
-        let Some(inner) = self.0.as_ref().filter(|inner| !inner.wait_max.is_zero()) else { return newest };
+        let Some(inner) = self.0.as_ref().filter(|inner| !inner.age_max.is_zero()) else { return newest };
         let now = Instant::now();
         let mut all = inner.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Shown { pinned: newest.clone(), newest_at: now, next: None };
@@ -135,7 +132,7 @@ impl Hot {
             shown.next = Some(Next { pinned: newest, ready });
         }
         // What is known of the table is as old as that, too.
-        let is_late = now - shown.newest_at >= 2 * inner.wait_max;
+        let is_late = now - shown.newest_at >= 2 * inner.age_max;
         if let Some(next) = shown.next.take_if(|next| is_late || next.ready.load(Ordering::Acquire)) {
             inner.forget(&shown.pinned, &next.pinned);
             shown.pinned = next.pinned;
@@ -168,10 +165,10 @@ impl Hot {
         for (day, of_day) in days.range(from..=to) {
             let after = after.as_ref().filter(|(from, _)| from == day).map(|(_, after)| after);
             let first = picked.len();
-            for (name, file) in of_day {
+            for (name, at) in of_day {
                 let file = match known.next().flatten() {
                     Some(file) => file,
-                    None if missing <= AWAITED_MAX => inner.files.decoded(pinned, name, file).await?,
+                    None if missing <= AWAITED_MAX => inner.files.decoded(pinned, name, *at).await?,
                     None => {
                         inner.warm(pinned, *day..=to);
                         return None;
@@ -212,12 +209,12 @@ impl Hot {
         let inner = self.0.as_ref()?;
         let mut awaited = 0;
         for (day, files) in pinned.days()?.iter().rev() {
-            for (name, file) in files {
+            for (name, at) in files {
                 let file = match inner.files.get(name) {
                     Some(file) => file,
                     None if awaited < AWAITED_MAX => {
                         awaited += 1;
-                        inner.files.decoded(pinned, name, file).await?
+                        inner.files.decoded(pinned, name, *at).await?
                     }
                     None => return None,
                 };
@@ -279,7 +276,7 @@ impl Found {
 impl Inner {
     /// Decodes the files of `next` that take the place of files in memory; says when it has.
     fn prepare(&self, shown: &Pinned, next: &Arc<Pinned>) -> Arc<AtomicBool> {
-        let is_here = |(name, _): &(Arc<str>, DataFile)| self.files.has(name);
+        let is_here = |(name, _): &(Arc<str>, usize)| self.files.has(name);
         let days = shown.days().into_iter().flatten().filter(|(_, files)| files.iter().any(is_here));
         let changed = days.filter_map(|(day, _)| next.days()?.get(day));
         let missing: Vec<_> = changed.flatten().filter(|file| !is_here(file)).cloned().collect();
@@ -287,12 +284,12 @@ impl Inner {
         if !missing.is_empty() {
             let (files, next, done) = (self.files.clone(), next.clone(), ready.clone());
             self.files.threads().spawn(async move {
-                for (name, file) in missing {
+                for (name, at) in missing {
                     // A newer one has come, or this one is shown as it is.
                     if Arc::strong_count(&done) == 1 {
                         return;
                     }
-                    let _ = files.decoded(&next, &name, &file).await;
+                    let _ = files.decoded(&next, &name, at).await;
                 }
                 done.store(true, Ordering::Release);
             });
@@ -313,18 +310,18 @@ impl Inner {
 
     /// Decodes the files of some days behind the request, the latest first, where they are not a large part of what there is room for.
     fn warm(self: &Arc<Self>, pinned: &Arc<Pinned>, days: RangeInclusive<Date>) {
-        let Some(known) = pinned.days() else { return };
+        let (Some(known), Some(snapshot)) = (pinned.days(), pinned.snapshot()) else { return };
         let files = known.range(days).rev().flat_map(|(_, files)| files);
         let missing: Vec<_> = files.filter(|(name, _)| !self.files.has(name)).cloned().collect();
-        let rows = missing.iter().map(|(_, file)| file.rows).sum();
+        let rows = missing.iter().map(|(_, at)| snapshot.files[*at].rows).sum();
         if !self.files.fit(rows, pinned.read_schema().fields().len()) {
             return;
         }
         let (inner, pinned) = (self.clone(), pinned.clone());
         self.files.threads().spawn(async move {
             let Ok(_warming) = inner.warming.try_acquire() else { return };
-            for (name, file) in missing {
-                let _ = inner.files.decoded(&pinned, &name, &file).await;
+            for (name, at) in missing {
+                let _ = inner.files.decoded(&pinned, &name, at).await;
             }
         });
     }

@@ -160,24 +160,27 @@ impl Request<'_> {
         if whole && let Some(day) = pinned.known_latest_day(self.org) {
             return Ok(day);
         }
-        if let Some(org) = self.access.whole(self.resource.spec)
-            && let Some(day) = self.query.0.hot.latest_day(pinned, &org).await
-        {
-            if whole {
-                pinned.learn_latest_day(self.org, day);
-            }
-            return Ok(day);
+        let in_memory = match self.access.whole(self.resource.spec) {
+            Some(org) => self.query.0.hot.latest_day(pinned, &org).await,
+            None => None,
+        };
+        let day = match in_memory {
+            Some(day) => day,
+            None => self.latest_day_of_engine(pinned).await?,
+        };
+        if whole {
+            pinned.learn_latest_day(self.org, day);
         }
+        Ok(day)
+    }
+
+    async fn latest_day_of_engine(&self, pinned: &Pinned) -> Result<Option<Date>> {
         let latest = max(column(self.resource.key[0]));
         let table = self.query.0.ctx.read_table(self.table(pinned)).map_err(Error::engine)?;
         let frame = table.aggregate(vec![], vec![latest]).map_err(Error::engine)?;
         let batches = frame.collect().await.map_err(Error::engine)?;
         let days = batches.first().map(|batch| batch.column(0).as_primitive::<Date32Type>().clone());
-        let day = days.filter(|days| !days.is_empty() && days.is_valid(0)).map(|days| date(days.value(0)));
-        if whole {
-            pinned.learn_latest_day(self.org, day);
-        }
-        Ok(day)
+        Ok(days.filter(|days| !days.is_empty() && days.is_valid(0)).map(|days| date(days.value(0))))
     }
 
     /// The table as this request may see it: through the fence, always.

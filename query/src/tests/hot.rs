@@ -175,8 +175,8 @@ async fn versions_do_not_fill_the_memory() {
     let mut held = 0;
     for salt in 1..=10 {
         let old = world.lake.table(&ROLLUP_DAILY).snapshot().await.expect("readable").files_of(day(3));
-        world.put(&ROLLUP_DAILY, 3, &rows(3, salt), old).await;
         let before = world.get("acme", "/v1/rollups/daily").await.header("daybook-table-version").to_owned();
+        world.put(&ROLLUP_DAILY, 3, &rows(3, salt), old).await;
         while world.get("acme", "/v1/rollups/daily").await.header("daybook-table-version") == before {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
