@@ -4,7 +4,6 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -20,46 +19,36 @@ use axum::{
     routing::get,
     serve::ListenerExt,
 };
-use e2e::{free_port, process::daybook};
+use e2e::process::daybook;
 use schemas::{TableSpec, rollup::ROLLUP_DAILY};
 use tokio_postgres::{Client, NoTls, Statement};
-
-use crate::peers;
 
 /// Connections of the HTTP layer.
 const CONNECTIONS: usize = 8;
 /// Rows of an answer, at most, as in ours.
 const LIMIT: i64 = 1000;
 
+/// A quarter of 8 GB and more for the cache, as its manual advises; the planner is told that the disk is fast.
+const OPTIONS: &str =
+    "-c shared_buffers=2GB -c work_mem=64MB -c maintenance_work_mem=1GB -c random_page_cost=1.1 -c max_wal_size=8GB";
+
 /// A running server; stopped when dropped.
-pub struct Postgres {
-    folder: PathBuf,
-    port: u16,
-}
+pub struct Postgres(e2e::parts::Postgres);
 
 impl Postgres {
-    /// Starts one with its data in `folder`.
+    /// Starts one with data of its own.
     ///
     /// # Panics
     /// Where there is no PostgreSQL on this machine, or it does not start.
     #[must_use]
-    pub fn start(folder: &Path) -> Self {
-        let server = Self { folder: folder.to_owned(), port: free_port() };
-        assert!(server.script("start").status().expect("bash runs").success(), "PostgreSQL does not start");
-        server
-    }
-
-    fn script(&self, verb: &str) -> Command {
-        let mut command = Command::new("bash");
-        command.arg(peers::folder().join("postgres.sh")).arg(verb);
-        command.env("PG_DIR", &self.folder).env("PG_PORT", self.port.to_string());
-        command
+    pub fn start() -> Self {
+        Self(e2e::parts::Postgres::start(OPTIONS))
     }
 
     /// How clients reach it.
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("host=127.0.0.1 port={} user=postgres", self.port)
+    pub fn url(&self) -> &str {
+        self.0.url()
     }
 
     /// Copies the daily rollup of a lake into it, in the order of its key.
@@ -88,15 +77,8 @@ impl Postgres {
 
     fn psql(&self, statement: &str, stdin: Stdio) {
         let mut psql = Command::new("psql");
-        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", statement]).stdin(stdin);
+        psql.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(), "-c", statement]).stdin(stdin);
         assert!(psql.status().expect("psql runs").success(), "{statement}");
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        // Its data goes with the folder.
-        drop(self.script("stop").status());
     }
 }
 

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::civil::Date;
 
 use crate::commands::{
-    dead_letters::DeadLettersArgs, key::KeyArgs, maintain::MaintainArgs, org::OrgArgs, status::StatusArgs,
-    team::TeamArgs, token::TokenArgs,
+    audit::AuditArgs, dead_letters::DeadLettersArgs, key::KeyArgs, maintain::MaintainArgs, opt_in::OptInArgs,
+    org::OrgArgs, status::StatusArgs, team::TeamArgs, token::TokenArgs,
 };
 
 const EXIT_CODES: &str = "\
@@ -76,6 +76,10 @@ pub(crate) enum Command {
     DeadLetters(DeadLettersArgs),
     /// Organisations
     Org(OrgArgs),
+    /// What is collected and shown about an organisation's people, as its admin says
+    OptIn(OptInArgs),
+    /// Who did what: the audit log, and whether it is as it was written
+    Audit(AuditArgs),
     /// Who belongs to which team
     Team(TeamArgs),
     /// Keys that clients send with and programs read with
@@ -140,7 +144,7 @@ Examples:
 
 Every role answers /healthz (the process lives), /readyz (what the role needs can be reached) and /metrics.
 On SIGTERM or SIGINT it stops accepting, finishes what it holds, commits, and exits with 0.
-Before the first events: `daybook org create` and `daybook key create`.")]
+Before the first events: `daybook org create`, `daybook opt-in set` and `daybook key create`.")]
 pub(crate) struct ServeArgs {
     /// What this process does; may be repeated
     #[arg(long, value_enum, default_value = "all", value_name = "ROLE")]

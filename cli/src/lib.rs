@@ -89,6 +89,8 @@ async fn command(command: Command, sources: Sources) -> Result<()> {
         Command::Status(args) => commands::status::run(&args, &sources).await,
         Command::Query(args) => commands::query::run(&args, &sources).await,
         Command::Org(args) => commands::org::run(&args, &sources, parts::now()).await,
+        Command::OptIn(args) => commands::opt_in::run(&args, &sources, parts::now()).await,
+        Command::Audit(args) => commands::audit::run(&args, &sources).await,
         Command::Team(args) => commands::team::run(&args, &sources).await,
         Command::Key(args) => commands::key::run(&args, &sources, parts::now()).await,
         Command::Token(args) => commands::token::run(&args, &sources, parts::now()).await,

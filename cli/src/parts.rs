@@ -28,15 +28,24 @@ pub(crate) fn lake(config: &Config) -> Result<Lake> {
     })
 }
 
+/// Who acts on the command line: the name that the system's environment gives the user, for the audit log.
+fn actor() -> String {
+    let name =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty());
+    format!("cli:{}", name.as_deref().unwrap_or("unknown"))
+}
+
 /// The directory; its database is made where it is not there.
 pub(crate) async fn directory(config: &Config) -> Result<Directory> {
     let url = &config.directory.url;
     if let Some(path) = url.strip_prefix("sqlite://").map(|path| path.split('?').next().unwrap_or(path)) {
         make_parent(Path::new(path))?;
     }
-    Directory::open(url).await.map_err(|error| {
-        let fault = Fault::failed(format!("cannot open the directory at `{url}`")).source(error);
-        fault.help("directory.url takes sqlite://FILE")
+    let opened = Directory::open(url).await;
+    opened.map(|directory| directory.acting_as(&actor())).map_err(|error| {
+        let fault =
+            Fault::failed(format!("cannot open the directory at `{}`", directory::without_password(url))).source(error);
+        fault.help("directory.url takes sqlite://FILE or postgres://USER@HOST/DATABASE")
     })
 }
 

@@ -10,7 +10,7 @@ use schemas::OrgId;
 use tokio::time::Instant;
 
 use crate::{
-    Role,
+    OptIn, Role,
     key::{KeyId, Scope},
 };
 
@@ -28,6 +28,7 @@ pub(crate) struct Known {
     pub(crate) rate_limit: Option<u64>,
     pub(crate) daily_quota: Option<u64>,
     pub(crate) role: Role,
+    pub(crate) opt_in: OptIn,
 }
 
 /// `None` = the database knows no valid key of that id. Ids are random: none is presented before it exists.
@@ -62,6 +63,12 @@ impl Cache {
 
     pub(crate) fn forget(&self, id: &KeyId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Forgets the keys of an organisation.
+    pub(crate) fn forget_all_of(&self, org: &OrgId) {
+        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|_, (_, answer)| answer.as_ref().is_none_or(|known| known.org != *org));
     }
 
     #[cfg(test)]

@@ -22,8 +22,13 @@ pub enum Error {
     /// More than [`crate::ALLOWED_LATENESS_HOURS_MAX`].
     #[error("an allowed lateness of {0} hours is too long: a year is the most, 8784 hours")]
     Lateness(u32),
+    /// An opt-in was to be switched without saying why.
+    #[error("an opt-in is switched for a reason, which goes on record")]
+    NoReason,
     /// The URL names no database that we can open.
-    #[error("`{url}` is no directory: it takes sqlite:///path/to/file or sqlite::memory:")]
+    #[error(
+        "`{url}` is no directory: it takes sqlite:///path/to/file, sqlite::memory: or postgres://user@host/database"
+    )]
     Url {
         /// As it was given, without a password.
         url: String,

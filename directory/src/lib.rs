@@ -1,7 +1,7 @@
 //! Who is who: organisations and the keys that speak for them.
 //!
 //! ```text
-//! cli (org create, key create) ──► Directory ──► SQLite: organisations, keys, leases
+//! cli (org create, key create) ──► Directory ──► SQLite or PostgreSQL: organisations, keys, leases
 //! collector, query ──authenticate──► cache (seconds) ──miss──┤
 //! collector ──spend──► block of a quota (a day) ──empty──────┤
 //! worker ──signers───────────────────────────────────────────┘
@@ -13,23 +13,25 @@
 //! 3. [`Directory::authenticate`] asks the database at most once per key in [`CACHE_TTL`]. So a key that another process
 //!    revoked, or that has ended, is refused after [`CACHE_TTL`] at the latest; one revoked by this process, at once.
 //! 4. The cache has a limit, whatever is presented.
-//! 5. What all processes together grant of an organisation's daily quota never exceeds it ([`Directory::spend`]).
+//! 5. Nothing about an organisation's people is taken or shown before its admin opted in ([`OptIn`]). What is done by admins is in the audit log, in the
+//!    same transaction ([`Entry`]).
+//! 6. What all processes together grant of an organisation's daily quota never exceeds it ([`Directory::spend`]).
 
 use std::{str::FromStr, sync::Arc};
 
 use jiff::Timestamp;
 use schemas::OrgId;
-use sqlx::{
-    Row as _,
-    sqlite::{SqlitePool, SqliteRow},
-};
+use serde_json::json;
+use sqlx::{AnyPool, Row as _, any::AnyRow};
 
+mod audit;
 mod cache;
 mod error;
 mod key;
 mod lease;
 mod mac;
 mod open;
+mod opt_in;
 mod orgs;
 mod quota;
 mod role;
@@ -37,12 +39,15 @@ mod signers;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Broken, Chain, Entry};
 pub use cache::CACHE_TTL;
 use cache::{Cache, Known};
 pub use error::{Error, Result};
 pub use key::{InvalidKeyId, KeyId, Scope, Secret};
 use key::{digest, same, split};
 pub use mac::MacKey;
+pub use open::without_password;
+pub use opt_in::{Collected, InvalidOptIn, OptIn, OptInChange};
 pub use orgs::{ALLOWED_LATENESS_HOURS_MAX, DEFAULT_ALLOWED_LATENESS_HOURS, Org, OrgChange};
 use quota::Blocks;
 pub use quota::Spent;
@@ -110,24 +115,34 @@ pub struct Principal {
     pub daily_quota: Option<u64>,
     /// What the holder of a read key may see.
     pub role: Role,
+    /// How far the organisation's admin has opted in.
+    pub opt_in: OptIn,
 }
+
+/// Who acts where nobody is named.
+const ACTOR: &str = "daybook";
 
 /// The directory. Clones share connections and cache.
 #[derive(Clone, Debug)]
 pub struct Directory {
-    pool: SqlitePool,
+    pool: AnyPool,
+    /// Begins a transaction that writes.
+    begin: &'static str,
     cache: Arc<Cache>,
     blocks: Arc<Blocks>,
+    /// Who acts through it, for the audit log.
+    actor: Arc<str>,
 }
 
 impl Directory {
-    /// Opens `sqlite:///path` or `sqlite::memory:`, making the database where it is not there, and brings its schema up to date.
+    /// Opens `sqlite:///path` or `sqlite::memory:`, making the database where it is not there, or `postgres://host/database`, and brings its
+    /// schema up to date.
     ///
     /// # Errors
-    /// Where the URL is no SQLite database, the file cannot be written, or it was written by a newer version.
+    /// Where the URL is neither, the database cannot be reached or written, or it was written by a newer version.
     pub async fn open(url: &str) -> Result<Self> {
-        let pool = open::open(url).await?;
-        Ok(Self { pool, cache: Arc::default(), blocks: Arc::default() })
+        let (pool, begin) = open::open(url).await?;
+        Ok(Self { pool, begin, cache: Arc::default(), blocks: Arc::default(), actor: ACTOR.into() })
     }
 
     /// Closes all connections, of every clone; what is asked later fails.
@@ -150,6 +165,7 @@ impl Directory {
     /// Where there is no such organisation.
     pub async fn create_key_as(&self, org: &OrgId, new: &NewKey<'_>, now: Timestamp) -> Result<(KeyId, Secret)> {
         let (id, secret) = key::generate(&mut rand::rng());
+        let mut transaction = self.begin().await?;
         // One statement, so that no organisation can go in between; no row = no organisation.
         let insert = "INSERT INTO keys (id, org_id, scope, label, secret_sha256, created_at_us, rate_limit_events, mac_key, \
              role, subject, sees_names, expires_at_us) \
@@ -168,10 +184,18 @@ impl Directory {
             .bind(new.role.subject())
             .bind(i64::from(new.role == Role::Analyst { names: true }))
             .bind(new.expires_at.map(Timestamp::as_microsecond))
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
             .map_err(Error::Database)?;
-        if done.rows_affected() == 0 { Err(Error::UnknownOrg(org.clone())) } else { Ok((id, secret)) }
+        if done.rows_affected() == 0 {
+            return Err(Error::UnknownOrg(org.clone()));
+        }
+        let ends = new.expires_at.map(|at| at.to_string());
+        let detail =
+            json!({"scope": new.scope.as_str(), "role": new.role.to_string(), "label": new.label, "expires_at": ends});
+        self.record(&mut transaction, org, "key.created", id.as_str(), &detail, now).await?;
+        transaction.commit().await.map_err(Error::Database)?;
+        Ok((id, secret))
     }
 
     /// What pseudonyms of the organisation's people are made with: the same for ever, or people would have several.
@@ -229,16 +253,18 @@ impl Directory {
     /// # Errors
     /// Where the database cannot be written.
     pub async fn revoke_key(&self, id: &KeyId, now: Timestamp) -> Result<bool> {
-        let update = "UPDATE keys SET revoked_at_us = $1 WHERE id = $2 AND revoked_at_us IS NULL";
-        let done = sqlx::query(update)
-            .bind(now.as_microsecond())
-            .bind(id.as_str())
-            .execute(&self.pool)
-            .await
-            .map_err(Error::Database)?;
+        let mut transaction = self.begin().await?;
+        let update = "UPDATE keys SET revoked_at_us = $1 WHERE id = $2 AND revoked_at_us IS NULL RETURNING org_id";
+        let update = sqlx::query(update).bind(now.as_microsecond()).bind(id.as_str());
+        let row = update.fetch_optional(&mut *transaction).await.map_err(Error::Database)?;
+        if let Some(row) = &row {
+            let org = parsed(row, "org_id")?;
+            self.record(&mut transaction, &org, "key.revoked", id.as_str(), &json!({}), now).await?;
+        }
+        transaction.commit().await.map_err(Error::Database)?;
         // A look-up that read the row before may put it back once: it lives for one TTL, as in other processes.
         self.cache.forget(id);
-        Ok(done.rows_affected() > 0)
+        Ok(row.is_some())
     }
 
     /// Who presents this key; `None` where it is none of ours, was revoked, or permits something else than `scope`.
@@ -259,7 +285,7 @@ impl Directory {
         let Some(known) = known else { return Ok(None) };
         // Compared in full before anything else is looked at: time tells nothing about the secret.
         let valid = same(&digest(secret), &known.secret_sha256);
-        let Known { org, rate_limit, daily_quota, role, .. } = &*known;
+        let Known { org, rate_limit, daily_quota, role, opt_in, .. } = &*known;
         Ok((valid && known.scope == scope).then(|| Principal {
             org: org.clone(),
             key_id,
@@ -267,11 +293,12 @@ impl Directory {
             rate_limit: *rate_limit,
             daily_quota: *daily_quota,
             role: role.clone(),
+            opt_in: *opt_in,
         }))
     }
 
     async fn look_up(&self, id: &KeyId) -> Result<Option<Known>> {
-        let select = "SELECT org_id, scope, secret_sha256, rate_limit_events, daily_quota, role, subject, sees_names \
+        let select = "SELECT org_id, scope, secret_sha256, rate_limit_events, daily_quota, opt_in, role, subject, sees_names \
                       FROM keys JOIN organisations ON organisations.id = keys.org_id \
                       WHERE keys.id = $1 AND revoked_at_us IS NULL AND (expires_at_us IS NULL OR expires_at_us > $2)";
         let row = sqlx::query(select)
@@ -292,6 +319,7 @@ impl Directory {
             rate_limit: limit(&row, "rate_limit_events")?,
             daily_quota: limit(&row, "daily_quota")?,
             role: Role::of(&row)?,
+            opt_in: parsed(&row, "opt_in")?,
         }))
     }
 }
@@ -302,7 +330,7 @@ fn now_us() -> i64 {
     Timestamp::now().as_microsecond()
 }
 
-fn time(row: &SqliteRow, column: &'static str) -> Result<Option<Timestamp>> {
+fn time(row: &AnyRow, column: &'static str) -> Result<Option<Timestamp>> {
     let us: Option<i64> = row.try_get(column).map_err(Error::Database)?;
     us.map(|us| Timestamp::from_microsecond(us).map_err(|_| Error::Corrupt { column, value: us.to_string() }))
         .transpose()
@@ -313,12 +341,12 @@ fn at_most_i64(limit: u64) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-fn limit(row: &SqliteRow, column: &'static str) -> Result<Option<u64>> {
+fn limit(row: &AnyRow, column: &'static str) -> Result<Option<u64>> {
     let limit: Option<i64> = row.try_get(column).map_err(Error::Database)?;
     limit.map(|limit| u64::try_from(limit).map_err(|_| Error::Corrupt { column, value: limit.to_string() })).transpose()
 }
 
-fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T> {
+fn parsed<T: FromStr>(row: &AnyRow, column: &'static str) -> Result<T> {
     let text: String = row.try_get(column).map_err(Error::Database)?;
     text.parse().map_err(|_| Error::Corrupt { column, value: text.chars().take(80).collect() })
 }

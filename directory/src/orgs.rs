@@ -2,9 +2,10 @@
 
 use jiff::{Timestamp, tz::TimeZone};
 use schemas::OrgId;
+use serde_json::{Map, Value, json};
 use sqlx::Row as _;
 
-use crate::{Directory, Error, Result, at_most_i64, limit, parsed, time};
+use crate::{Directory, Error, OptIn, Result, at_most_i64, limit, parsed, time};
 
 /// How long after its end a day still takes events as a matter of course, unless an organisation says otherwise; in hours.
 pub const DEFAULT_ALLOWED_LATENESS_HOURS: u32 = 72;
@@ -25,6 +26,8 @@ pub struct Org {
     pub allowed_lateness_hours: u32,
     /// Most events of a UTC day. `None` = no limit.
     pub daily_quota: Option<u64>,
+    /// How far its admin has opted in.
+    pub opt_in: OptIn,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -54,10 +57,26 @@ impl OrgChange {
             _ => Ok(()),
         }
     }
+
+    /// As the audit log has it: what is another now.
+    fn detail(&self) -> Value {
+        let mut detail = Map::new();
+        if let Some(zone) = &self.time_zone {
+            detail.insert("time_zone".to_owned(), json!(zone));
+        }
+        if let Some(hours) = self.allowed_lateness_hours {
+            detail.insert("allowed_lateness_hours".to_owned(), json!(hours));
+        }
+        if let Some(quota) = self.daily_quota {
+            detail.insert("daily_quota".to_owned(), json!(quota));
+        }
+        Value::Object(detail)
+    }
 }
 
 impl Directory {
-    /// Creates an organisation whose days begin and end in the IANA zone `time_zone`.
+    /// Creates an organisation whose days begin and end in the IANA zone `time_zone`. Nothing about it is collected before
+    /// [`Directory::set_opt_in`] switches it on.
     ///
     /// # Errors
     /// Where it exists already, or the zone is none.
@@ -69,8 +88,10 @@ impl Directory {
             time_zone: time_zone.to_owned(),
             allowed_lateness_hours: DEFAULT_ALLOWED_LATENESS_HOURS,
             daily_quota: None,
+            opt_in: OptIn::Off,
             created_at: at_us(now),
         };
+        let mut transaction = self.begin().await?;
         let insert = "INSERT INTO organisations (id, name, time_zone, allowed_lateness_hours, created_at_us) \
                       VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING";
         let done = sqlx::query(insert)
@@ -79,10 +100,16 @@ impl Directory {
             .bind(time_zone)
             .bind(i64::from(org.allowed_lateness_hours))
             .bind(now.as_microsecond())
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
             .map_err(Error::Database)?;
-        if done.rows_affected() == 0 { Err(Error::OrgExists(id.clone())) } else { Ok(org) }
+        if done.rows_affected() == 0 {
+            return Err(Error::OrgExists(id.clone()));
+        }
+        let detail = json!({"name": name, "time_zone": time_zone});
+        self.record(&mut transaction, id, "org.created", id.as_str(), &detail, now).await?;
+        transaction.commit().await.map_err(Error::Database)?;
+        Ok(org)
     }
 
     /// Changes what `change` names and leaves the rest. Running services follow: collectors within [`crate::CACHE_TTL`] (what they hold of today's
@@ -91,8 +118,9 @@ impl Directory {
     /// # Errors
     /// Where there is no such organisation or zone, the lateness is beyond [`ALLOWED_LATENESS_HOURS_MAX`], or the database cannot be written;
     /// then nothing is changed.
-    pub async fn change_org(&self, id: &OrgId, change: &OrgChange) -> Result<()> {
+    pub async fn change_org(&self, id: &OrgId, change: &OrgChange, now: Timestamp) -> Result<()> {
         change.check()?;
+        let mut transaction = self.begin().await?;
         let update = "UPDATE organisations SET time_zone = COALESCE($1, time_zone), \
                       allowed_lateness_hours = COALESCE($2, allowed_lateness_hours), \
                       daily_quota = CASE WHEN $3 THEN $4 ELSE daily_quota END WHERE id = $5";
@@ -102,10 +130,16 @@ impl Directory {
             .bind(change.daily_quota.is_some())
             .bind(change.daily_quota.flatten().map(at_most_i64))
             .bind(id.as_str())
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await
             .map_err(Error::Database)?;
-        if done.rows_affected() == 0 { Err(Error::UnknownOrg(id.clone())) } else { Ok(()) }
+        if done.rows_affected() == 0 {
+            return Err(Error::UnknownOrg(id.clone()));
+        }
+        if *change != OrgChange::default() {
+            self.record(&mut transaction, id, "org.changed", id.as_str(), &change.detail(), now).await?;
+        }
+        transaction.commit().await.map_err(Error::Database)
     }
 
     /// All organisations, by id.
@@ -113,7 +147,7 @@ impl Directory {
     /// # Errors
     /// Where the database cannot be read.
     pub async fn orgs(&self) -> Result<Vec<Org>> {
-        let select = "SELECT id, name, time_zone, allowed_lateness_hours, daily_quota, created_at_us \
+        let select = "SELECT id, name, time_zone, allowed_lateness_hours, daily_quota, opt_in, created_at_us \
                       FROM organisations ORDER BY id";
         let rows = sqlx::query(select).fetch_all(&self.pool).await.map_err(Error::Database)?;
         rows.iter()
@@ -128,6 +162,7 @@ impl Directory {
                         value: lateness.to_string(),
                     })?,
                     daily_quota: limit(row, "daily_quota")?,
+                    opt_in: parsed(row, "opt_in")?,
                     created_at: time(row, "created_at_us")?.ok_or(sqlx::Error::RowNotFound).map_err(Error::Database)?,
                 })
             })

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, any::AnyRow};
 
 use crate::{Error, MacKey, Result};
 
@@ -55,7 +55,7 @@ impl Role {
     }
 
     /// As it stands in a row with the columns `role`, `subject` and `sees_names`.
-    pub(crate) fn of(row: &SqliteRow) -> Result<Self> {
+    pub(crate) fn of(row: &AnyRow) -> Result<Self> {
         let role: Option<String> = row.try_get("role").map_err(Error::Database)?;
         let subject: Option<String> = row.try_get("subject").map_err(Error::Database)?;
         let names: Option<i64> = row.try_get("sees_names").map_err(Error::Database)?;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use schemas::OrgId;
-use sqlx::{Row as _, sqlite::SqliteRow};
+use sqlx::{Row as _, any::AnyRow};
 
 use crate::{Directory, Error, KeyId, MacKey, Result, parsed, time};
 
@@ -50,7 +50,7 @@ impl Directory {
     }
 }
 
-fn signer(row: &SqliteRow) -> Result<Signer> {
+fn signer(row: &AnyRow) -> Result<Signer> {
     let text: String = row.try_get("mac_key").map_err(Error::Database)?;
     let mut mac_key = [0; 32];
     hex::decode_to_slice(&text, &mut mac_key)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     free_port,
-    process::{Server, embedded, setting, succeed},
+    process::{Server, create_org, embedded, setting, succeed},
 };
 
 /// A whole Daybook on a folder: organisation `acme`, a key to send and a key to read.
@@ -32,7 +32,7 @@ impl Daybook {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut environment = embedded(folder.path());
         environment.push(setting("aggregate.interval", "500ms"));
-        let _ = succeed(&["org", "create", "acme", "--time-zone", "UTC"], &environment);
+        create_org("acme", &["--time-zone", "UTC"], &environment);
         let key = |scope: &str| succeed(&["key", "create", "--org", "acme", "--scope", scope], &environment);
         let (ingest_key, read_key) = (key("ingest").trim().to_owned(), key("read").trim().to_owned());
         let listen = format!("127.0.0.1:{}", free_port());

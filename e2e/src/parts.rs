@@ -1,4 +1,4 @@
-//! Kafka and S3, started by the scripts under `parts/`.
+//! Kafka, S3 and PostgreSQL, started by the scripts under `parts/`.
 
 use std::{path::PathBuf, process::Command};
 
@@ -211,5 +211,42 @@ impl S3 {
 impl Drop for S3 {
     fn drop(&mut self) {
         script("s3.sh", &self.environment, &["stop"]);
+    }
+}
+
+/// A real PostgreSQL with its own data; stopped when dropped.
+pub struct Postgres {
+    environment: Vec<(String, String)>,
+    url: String,
+    _data: TempDir,
+}
+
+impl Postgres {
+    /// Starts one. `options` are settings of the server (`-c name=value …`).
+    ///
+    /// # Panics
+    /// Where there is no PostgreSQL on this machine, or it does not start.
+    #[must_use]
+    pub fn start(options: &str) -> Self {
+        let data = tempfile::tempdir().expect("a temporary folder");
+        let environment = vec![
+            ("PG_DIR".into(), data.path().display().to_string()),
+            ("PG_PORT".into(), free_port().to_string()),
+            ("PG_OPTIONS".into(), options.to_owned()),
+        ];
+        let url = script("postgres.sh", &environment, &["start"]);
+        Self { environment, url, _data: data }
+    }
+
+    /// How clients reach its database `postgres`: the user `postgres`, without a password.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        script("postgres.sh", &self.environment, &["stop"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Kafka and S3 with workers between them, and the oracle of exactly once.
+//! Kafka, S3 and PostgreSQL with workers between them, and the oracle of exactly once.
 
 use ingest::{
     log::{KafkaLog, KafkaSettings},
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     free_port,
-    parts::{Kafka, S3},
+    parts::{Kafka, Postgres, S3},
     process::{Server, oracle, setting},
 };
 
@@ -23,7 +23,9 @@ pub struct Pipeline {
     pub kafka: Kafka,
     /// The store, with the bucket `lake`.
     pub s3: S3,
-    /// Directory and logs.
+    /// The database of the directory.
+    pub postgres: Postgres,
+    /// Logs.
     pub folder: tempfile::TempDir,
 }
 
@@ -34,7 +36,8 @@ impl Pipeline {
     /// Where one does not come up.
     #[must_use]
     pub fn start() -> Self {
-        let pipeline = Self { kafka: Kafka::start(), s3: S3::start(), folder: tempfile::tempdir().expect("a folder") };
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipeline = Self { kafka: Kafka::start(), s3: S3::start(), postgres: Postgres::start(""), folder };
         pipeline.kafka.create_topic("activity", PARTITIONS);
         pipeline
     }
@@ -53,7 +56,7 @@ impl Pipeline {
             // Many small commits, so that a kill meets every stage of one.
             setting("worker.flush-age", "200ms"),
             setting("worker.flush-bytes", "4MiB"),
-            setting("directory.url", format!("sqlite://{}/directory.db", self.folder.path().display())),
+            setting("directory.url", self.postgres.url()),
         ]);
         environment
     }

@@ -64,6 +64,15 @@ pub fn setting(key: &str, value: impl std::fmt::Display) -> (String, String) {
     (format!("DAYBOOK__{}", key.to_uppercase().replace('.', "__").replace('-', "_")), value.to_string())
 }
 
+/// Creates an organisation whose admin has opted in; `more` goes to `org create`.
+///
+/// # Panics
+/// Where it is refused.
+pub fn create_org(id: &str, more: &[&str], environment: &[(String, String)]) {
+    let _ = succeed(&[&["org", "create", id], more].concat(), environment);
+    let _ = succeed(&["opt-in", "set", id, "named", "--reason", "a test"], environment);
+}
+
 /// Settings of a whole Daybook in a folder: lake, directory and embedded log.
 #[must_use]
 pub fn embedded(folder: &Path) -> Vec<(String, String)> {

@@ -45,7 +45,7 @@ pub use error::{Error, Result};
 pub use flight::FlightServer;
 pub use http::{Query, public_routes, router, routes};
 pub use pgwire::PgServer;
-pub use policy::{Access, Forbidden, Part};
+pub use policy::{Access, Forbidden, Part, Why};
 pub use settings::{Limits, Settings};
 pub use sql::sql;
 pub use tls::Tls;

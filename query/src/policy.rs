@@ -8,13 +8,16 @@
 //! | lead | the people of the team | the team | closed | the people of the team |
 //! | member | oneself | closed | closed | oneself |
 //!
+//! What an organisation's admin has opted in to comes first: off closes everything, team-only what is about people, pseudonymous puts them under
+//! pseudonyms for everyone and closes `events`. Oneself a person sees unless it is off.
+//!
 //! Every door asks here, and the fence below the tables applies it. A closed table is an error and never empty: that nothing may be seen must not look like
 //! nothing happened.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::array::AsArray;
-use directory::{Directory, Principal, PseudonymKey, Role, Scope};
+use directory::{Directory, OptIn, Principal, PseudonymKey, Role, Scope};
 use futures::TryStreamExt;
 use schemas::{EVENTS, OrgId, TEAM_MEMBERS, TableSpec};
 use tokio::time::sleep;
@@ -44,13 +47,16 @@ pub enum Access {
 pub struct Part {
     org: OrgId,
     role: Role,
+    opt_in: OptIn,
     who: Who,
+    /// Others than oneself are under pseudonyms made with this key.
+    pseudonyms: Option<PseudonymKey>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Who {
-    /// Everyone, under pseudonyms.
-    Pseudonyms(PseudonymKey),
+    /// Everyone.
+    All,
     /// These people, and this team.
     Team { team: BTreeSet<String>, people: BTreeSet<String> },
     /// One person.
@@ -84,14 +90,35 @@ impl Rows {
     }
 }
 
-/// The table is not for the role.
+/// The table is closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("table `{table}` is not for the role `{role}`")]
+#[error("table `{table}` {why}")]
 pub struct Forbidden {
     /// Table.
     pub table: &'static str,
-    /// Role of the credential.
-    pub role: &'static str,
+    /// To whom.
+    pub why: Why,
+}
+
+/// To whom a table is closed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// To a role.
+    #[error("is not for the role `{0}`")]
+    Role(&'static str),
+    /// To everyone.
+    #[error("is closed: the organisation's opt-in is `{0}`")]
+    OptIn(OptIn),
+}
+
+impl Forbidden {
+    /// What can be done about it, as a sentence.
+    pub(crate) fn help(&self) -> &'static str {
+        match self.why {
+            Why::Role(_) => "An admin of the organisation can make a token with another role.",
+            Why::OptIn(_) => "An admin of the organisation can switch it: `daybook opt-in set`.",
+        }
+    }
 }
 
 /// Who presents `key`, and what may be seen with it now; `None` where it is no read key that is valid.
@@ -119,18 +146,25 @@ pub(crate) async fn changed(catalog: &Catalog, directory: &Directory, key: &str,
 }
 
 async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal) -> Result<Access> {
-    let org = principal.org.clone();
+    let (org, opt_in) = (principal.org.clone(), principal.opt_in);
+    let hidden = opt_in == OptIn::Pseudonymous || principal.role == Role::Analyst { names: false };
     let who = match &principal.role {
-        Role::Service | Role::Admin | Role::Analyst { names: true } => return Ok(Access::Org(org)),
-        Role::Analyst { names: false } => {
-            Who::Pseudonyms(directory.pseudonym_key(&org).await.map_err(Error::Directory)?)
+        // Whatever would be seen is closed.
+        _ if opt_in == OptIn::Off => Who::All,
+        Role::Service | Role::Admin | Role::Analyst { names: true } if opt_in == OptIn::Named => {
+            return Ok(Access::Org(org));
         }
+        Role::Service | Role::Admin | Role::Analyst { .. } => Who::All,
         Role::Lead { team } => {
             Who::Team { team: BTreeSet::from([team.clone()]), people: members(catalog, &org, team).await? }
         }
         Role::Member { user } => Who::One(BTreeSet::from([user.clone()])),
     };
-    Ok(Access::Part(Arc::new(Part { org, role: principal.role.clone(), who })))
+    let pseudonyms = match &who {
+        Who::All | Who::Team { .. } if hidden => Some(directory.pseudonym_key(&org).await.map_err(Error::Directory)?),
+        _ => None,
+    };
+    Ok(Access::Part(Arc::new(Part { org, role: principal.role.clone(), opt_in, who, pseudonyms })))
 }
 
 /// Who is in the team today, by UTC.
@@ -163,11 +197,15 @@ impl Access {
     pub(crate) fn tag(&self) -> String {
         match self {
             Self::Org(_) | Self::Operator => String::new(),
-            Self::Part(part) => match &part.who {
-                Who::Pseudonyms(_) => "pseudonyms".to_owned(),
-                Who::Team { team, people } => format!("{team:?} {people:?}"),
-                Who::One(person) => format!("{person:?}"),
-            },
+            Self::Part(part) => {
+                let Part { opt_in, who, pseudonyms, .. } = &**part;
+                let hidden = if pseudonyms.is_some() { " under pseudonyms" } else { "" };
+                match who {
+                    Who::All => format!("{opt_in}{hidden}"),
+                    Who::Team { team, people } => format!("{opt_in}{hidden} {team:?} {people:?}"),
+                    Who::One(person) => format!("{opt_in} {person:?}"),
+                }
+            }
         }
     }
 
@@ -186,22 +224,30 @@ impl Access {
             Self::Org(org) => return Sight::Rows(Rows::all(org.clone())),
             Self::Part(part) => part,
         };
-        let closed = Sight::Closed(Forbidden { table: spec.name, role: part.role.name() });
+        let closed = |why| Sight::Closed(Forbidden { table: spec.name, why });
         let has = |column: &str| spec.schema().column_with_name(column).is_some();
+        let (about_people, oneself) = (has(USER_COLUMN), matches!(part.who, Who::One(_)));
+        match part.opt_in {
+            OptIn::Off => return closed(Why::OptIn(OptIn::Off)),
+            OptIn::TeamOnly if about_people && !oneself => return closed(Why::OptIn(OptIn::TeamOnly)),
+            OptIn::Pseudonymous if spec.name == EVENTS.name && !oneself => {
+                return closed(Why::OptIn(OptIn::Pseudonymous));
+            }
+            OptIn::TeamOnly | OptIn::Pseudonymous | OptIn::Named => {}
+        }
+        let not_for_role = || closed(Why::Role(part.role.name()));
+        let pseudonyms = part.pseudonyms.clone().filter(|_| about_people);
         let only = |column, values: &BTreeSet<String>| {
             let only = Some((column, Arc::new(values.clone())));
-            Sight::Rows(Rows { org: part.org.clone(), only, pseudonyms: None })
+            Sight::Rows(Rows { org: part.org.clone(), only, pseudonyms: pseudonyms.clone() })
         };
         match &part.who {
-            Who::Pseudonyms(_) if spec.name == EVENTS.name => closed,
-            Who::Pseudonyms(key) => {
-                let pseudonyms = has(USER_COLUMN).then(|| key.clone());
-                Sight::Rows(Rows { org: part.org.clone(), only: None, pseudonyms })
-            }
+            Who::All if part.pseudonyms.is_some() && spec.name == EVENTS.name => not_for_role(),
+            Who::All => Sight::Rows(Rows { org: part.org.clone(), only: None, pseudonyms }),
             Who::Team { team, .. } if has(TEAM_COLUMN) => only(TEAM_COLUMN, team),
-            Who::Team { people, .. } if has(USER_COLUMN) => only(USER_COLUMN, people),
-            Who::One(person) if has(USER_COLUMN) => only(USER_COLUMN, person),
-            Who::Team { .. } | Who::One(_) => closed,
+            Who::Team { people, .. } if about_people => only(USER_COLUMN, people),
+            Who::One(person) if about_people => only(USER_COLUMN, person),
+            Who::Team { .. } | Who::One(_) => not_for_role(),
         }
     }
 }

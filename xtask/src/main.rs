@@ -14,6 +14,7 @@
 mod check;
 mod mutants;
 mod parts;
+mod postgres;
 mod steps;
 mod test;
 

@@ -3,6 +3,7 @@
 use crate::{
     check,
     parts::{self, Part},
+    postgres::Postgres,
     steps::{Steps, cargo, succeeds},
 };
 
@@ -16,7 +17,15 @@ pub(crate) fn run(steps: &mut Steps) {
         command.args(["test", "--release", "--no-fail-fast"]).args(rest).envs(parts::environment());
         command
     };
-    steps.tests("unit, property and contract tests", &mut test(&["--workspace", "--exclude", "daybook-e2e"]));
+    let mut postgres = None;
+    steps.step("start postgres", || {
+        postgres = Postgres::start();
+        postgres.is_some()
+    });
+    let mut unit = test(&["--workspace", "--exclude", "daybook-e2e"]);
+    unit.envs(postgres.as_ref().map(|server| ("DAYBOOK_TEST_POSTGRES", server.url())));
+    steps.tests("unit, property and contract tests", &mut unit);
+    drop(postgres);
     // e2e starts the binary by its path; cargo would build it only for tests of its own package.
     steps.step("build daybook", || succeeds(cargo().args(["build", "--release", "--package", "daybook"])));
     // One after the other: each starts servers of its own, and a broker is enough for two cores.

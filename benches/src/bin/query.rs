@@ -27,7 +27,7 @@ use clap::Parser;
 use daybook::generate::{Config, Generator, ORGANISATIONS};
 use e2e::{
     free_port,
-    process::{self, Server, embedded, succeed},
+    process::{self, Server, create_org, embedded, succeed},
 };
 use futures::TryStreamExt as _;
 use jiff::{ToSpan as _, civil::Date};
@@ -185,7 +185,7 @@ impl Served {
     fn start(folder: &Path, environment: &[(String, String)]) -> Self {
         let org = ORGANISATIONS[0].id;
         if !folder.join("directory.db").exists() {
-            let _ = succeed(&["org", "create", org], environment);
+            create_org(org, &[], environment);
         }
         let key = succeed(&["token", "create", "--org", org, "--role", "service"], environment).trim().to_owned();
         let [listen, postgresql, flight] = [(); 3].map(|()| local(free_port()));
@@ -235,13 +235,11 @@ struct Lookups {
 
 impl Lookups {
     fn measure(served: &Served, folder: &Path, environment: &[(String, String)], rounds: usize, seconds: u32) -> Self {
-        // Its user reaches no folder of ours.
-        let data = tempfile::Builder::new().permissions(open_to_all()).tempdir().expect("a temporary folder");
-        let postgres = Postgres::start(&data.path().join("postgres"));
+        let postgres = Postgres::start();
         postgres.copy(environment);
         let listen = local(free_port());
         let mut peer = Command::new(std::env::current_exe().expect("a running program has a path"));
-        peer.args(["peer", &postgres.url(), &listen.to_string(), &served.key, ORGANISATIONS[0].id]);
+        peer.args(["peer", postgres.url(), &listen.to_string(), &served.key, ORGANISATIONS[0].id]);
         let mut peer = Program::start("peer", &mut peer, &folder.join("peer.log"));
         peer.await_line("ready");
         let peer_url = format!("http://{listen}");
@@ -390,10 +388,6 @@ fn targets(file: &Path, urls: impl IntoIterator<Item = String>) -> PathBuf {
     }
     std::fs::write(file, lines).expect("the folder can be written");
     file.to_owned()
-}
-
-fn open_to_all() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o755)
 }
 
 /// An answer, read whole.

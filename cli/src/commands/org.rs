@@ -105,12 +105,13 @@ pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Re
             change.check().during(failed())?;
             let org = directory.create_org(id, name, time_zone, now).await.during(failed())?;
             // In between it has no key, and so no events.
-            directory.change_org(id, &change).await.during(failed())?;
+            directory.change_org(id, &change, now).await.during(failed())?;
+            output::note(&format!("nothing is collected before `daybook opt-in set {id} LEVEL --reason TEXT`"));
             output::text(&format!("organisation {} ({}), days in {}\n", org.id, org.name, org.time_zone))
         }
         OrgCommand::Set(set) => {
             let id = &set.id;
-            directory.change_org(id, &set.changes.change()).await.map_err(|error| {
+            directory.change_org(id, &set.changes.change(), now).await.map_err(|error| {
                 let fault = Fault::failed(format!("cannot change organisation `{id}`")).source(error);
                 fault.help("nothing was changed; `daybook org list` shows the organisations")
             })?;
@@ -132,11 +133,12 @@ pub(crate) async fn run(args: &OrgArgs, sources: &Sources, now: Timestamp) -> Re
                         json!(org.time_zone),
                         json!(org.allowed_lateness_hours),
                         json!(org.daily_quota),
+                        json!(org.opt_in.as_str()),
                         json!(org.created_at.to_string()),
                     ]
                 })
                 .collect();
-            let names = ["id", "name", "time_zone", "allowed_lateness_hours", "daily_quota", "created_at"];
+            let names = ["id", "name", "time_zone", "allowed_lateness_hours", "daily_quota", "opt_in", "created_at"];
             output::rows(&names, &rows, list.format)
         }
     }

@@ -104,7 +104,7 @@ pub(crate) struct AvroSettings {
 
 impl fmt::Debug for AvroSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let registry = self.registry.as_deref().map(show::without_password);
+        let registry = self.registry.as_deref().map(directory::without_password);
         f.debug_struct("AvroSettings").field("registry", &registry).field("schemas", &self.schemas).finish()
     }
 }
@@ -138,7 +138,7 @@ pub(crate) struct DirectorySettings {
 
 impl fmt::Debug for DirectorySettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DirectorySettings").field("url", &show::without_password(&self.url)).finish()
+        f.debug_struct("DirectorySettings").field("url", &directory::without_password(&self.url)).finish()
     }
 }
 

@@ -89,7 +89,7 @@ fn table(figment: &Figment, text: &mut String, path: &str, dict: &Dict) {
 
 fn value(item: &Value) -> String {
     match item {
-        Value::String(_, text) => format!("{:?}", without_password(text)),
+        Value::String(_, text) => format!("{:?}", directory::without_password(text)),
         Value::Char(_, letter) => format!("{:?}", letter.to_string()),
         Value::Bool(_, flag) => flag.to_string(),
         Value::Num(_, Num::F32(number)) => number.to_string(),
@@ -98,13 +98,4 @@ fn value(item: &Value) -> String {
         Value::Array(_, items) => format!("[{}]", items.iter().map(value).collect::<Vec<_>>().join(", ")),
         Value::Empty(..) | Value::Dict(..) => "\"\"".to_owned(),
     }
-}
-
-/// A URL may hold a password.
-pub(super) fn without_password(text: &str) -> String {
-    let Ok(mut url) = url::Url::parse(text) else { return text.to_owned() };
-    if url.password().is_none() || url.set_password(Some("hidden")).is_err() {
-        return text.to_owned();
-    }
-    url.into()
 }

@@ -1,6 +1,6 @@
 //! The demo's organisations and their keys.
 
-use directory::{Directory, NewKey, Scope};
+use directory::{Directory, NewKey, OptIn, Scope};
 use schemas::OrgId;
 
 use crate::{
@@ -29,6 +29,8 @@ pub(super) async fn prepare(directory: &Directory, number: usize) -> Result<Vec<
         if !known.iter().any(|known| known.id == org) {
             let created = directory.create_org(&org, organisation.name, organisation.time_zone, parts::now()).await;
             created.during(during())?;
+            let reason = "the demo's people are made up";
+            directory.set_opt_in(&org, OptIn::Named, reason, parts::now()).await.during(during())?;
         }
         for key in directory.keys(&org).await.during(during())? {
             if key.label == LABEL && key.revoked_at.is_none() {

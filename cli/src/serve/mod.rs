@@ -228,7 +228,7 @@ impl Service {
         };
         let worker = Worker::new(config.worker.clone(), lake.clone(), log.clone(), config.log.topic(), registry).await;
         let worker =
-            worker.and_then(|worker| worker.with_producers(&config.log.producers, self.parts.directory.clone()));
+            worker.and_then(|worker| worker.with_directory(&config.log.producers, self.parts.directory.clone()));
         let worker = worker.during("cannot start the worker")?;
         let worker = worker.with_schemas(Arc::new(registry::schemas(config)?));
         let stopping = self.stopping.clone();

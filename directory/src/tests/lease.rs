@@ -2,17 +2,18 @@
 
 use jiff::SignedDuration;
 
-use super::now;
+use super::{Database, now};
 use crate::Directory;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn one_at_a_time() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+on_both! {
+    one_at_a_time,
+}
+
+async fn one_at_a_time(database: Database) {
     let minute = SignedDuration::from_mins(1);
     let processes: Vec<_> = (0..8)
         .map(|number| {
-            let url = url.clone();
+            let url = database.url.clone();
             tokio::spawn(async move {
                 let directory = Directory::open(&url).await.expect("a database");
                 directory.hold_lease("work", &format!("process {number}"), now(), minute).await.expect("writable")
@@ -25,7 +26,7 @@ async fn one_at_a_time() {
     }
     assert_eq!(holders, 1, "of those who come at once");
 
-    let directory = Directory::open(&url).await.expect("a database");
+    let directory = database.open().await;
     let hold = async |name: &str, holder: &str, seconds: i64| {
         let at = now() + SignedDuration::from_secs(seconds);
         directory.hold_lease(name, holder, at, minute).await.expect("writable")

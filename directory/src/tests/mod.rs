@@ -1,15 +1,48 @@
-//! Through the public interface, on SQLite in memory and on disk.
+//! Through the public interface, on SQLite and on PostgreSQL.
 
 use jiff::Timestamp;
 use schemas::OrgId;
-use sqlx::Row as _;
+use sqlx::{AnyConnection, Connection as _, Row as _};
 
 use super::{CACHE_TTL, Directory, Error, KeyId, NewKey, OrgChange, Role, Scope, cache, key};
+
+/// Each function as a test on SQLite and one on PostgreSQL.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[tokio::test]
+            async fn on_sqlite() {
+                super::$name(crate::tests::Database::sqlite()).await;
+            }
+
+            #[tokio::test]
+            async fn on_postgresql() {
+                if let Some(database) = crate::tests::Database::postgresql().await {
+                    super::$name(database).await;
+                }
+            }
+        })+
+    };
+}
 
 mod lease;
 mod migration;
 mod quota;
 mod signers;
+
+on_both! {
+    organisations,
+    a_changed_organisation_keeps_the_rest,
+    keys_are_hashed_and_never_printed,
+    authenticate_table,
+    revoked_here_ends_at_once_elsewhere_within_the_ttl,
+    a_key_ends_and_keeps_its_role,
+    pseudonyms_have_one_key_for_ever,
+    requests_do_not_reach_the_database,
+    made_up_keys_do_not_drive_out_real_ones,
+    processes_that_start_at_once_all_open_a_new_directory,
+    open_again_keeps_everything_and_refuses_a_changed_schema,
+}
 
 fn now() -> Timestamp {
     "2026-03-04T05:06:07.123456Z".parse().expect("a time")
@@ -19,15 +52,53 @@ fn org(id: &str) -> OrgId {
     id.parse().expect("an organisation id")
 }
 
-async fn directory() -> Directory {
-    let directory = Directory::open("sqlite::memory:").await.expect("a database in memory can be opened");
-    directory.create_org(&org("acme"), "Acme", "Europe/Zurich", now()).await.expect("new");
-    directory
+/// A database of its own, empty.
+struct Database {
+    url: String,
+    folder: Option<tempfile::TempDir>,
 }
 
-#[tokio::test]
-async fn organisations() {
-    let directory = directory().await;
+impl Database {
+    fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        Self { url: format!("sqlite://{}", folder.path().join("directory.db").display()), folder: Some(folder) }
+    }
+
+    /// On the server that `cargo xtask test` starts; `None` where there is none.
+    async fn postgresql() -> Option<Self> {
+        let Ok(server) = std::env::var("DAYBOOK_TEST_POSTGRES") else {
+            eprintln!("left out: DAYBOOK_TEST_POSTGRES names no server; `cargo xtask test` starts one");
+            return None;
+        };
+        sqlx::any::install_default_drivers();
+        let name = format!("test_{:016x}", rand::random::<u64>());
+        let mut connection = AnyConnection::connect(&server).await.expect("the server is there");
+        let create = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::raw_sql(create).execute(&mut connection).await.expect("it may make databases");
+        let mut url = url::Url::parse(&server).expect("a URL");
+        url.set_path(&name);
+        Some(Self { url: url.into(), folder: None })
+    }
+
+    /// Another one of the same kind.
+    async fn another(&self) -> Self {
+        if self.folder.is_some() { Self::sqlite() } else { Self::postgresql().await.expect("as before") }
+    }
+
+    async fn open(&self) -> Directory {
+        Directory::open(&self.url).await.expect("a database that is there can be opened")
+    }
+
+    /// With an organisation.
+    async fn with_acme(&self) -> Directory {
+        let directory = self.open().await;
+        directory.create_org(&org("acme"), "Acme", "Europe/Zurich", now()).await.expect("new");
+        directory
+    }
+}
+
+async fn organisations(database: Database) {
+    let directory = database.with_acme().await;
     let again = directory.create_org(&org("acme"), "Other", "UTC", now()).await;
     assert!(matches!(again, Err(Error::OrgExists(id)) if id == org("acme")));
     for zone in ["", "Mars/Olympus", "Europe/Zurich; DROP TABLE keys", "+01:00"] {
@@ -41,12 +112,11 @@ async fn organisations() {
     assert!(orgs.iter().all(|org| org.created_at == now() && org.allowed_lateness_hours == 72));
 }
 
-#[tokio::test]
-async fn a_changed_organisation_keeps_the_rest() {
-    let directory = directory().await;
+async fn a_changed_organisation_keeps_the_rest(database: Database) {
+    let directory = database.with_acme().await;
     directory.create_org(&org("beta"), "Beta", "UTC", now()).await.expect("new");
     let after = async |change: OrgChange| {
-        directory.change_org(&org("acme"), &change).await?;
+        directory.change_org(&org("acme"), &change, now()).await?;
         let orgs = directory.orgs().await.expect("readable");
         assert_eq!((orgs[1].time_zone.as_str(), orgs[1].daily_quota), ("UTC", None), "nobody else's");
         Ok::<_, Error>((orgs[0].time_zone.clone(), orgs[0].allowed_lateness_hours, orgs[0].daily_quota))
@@ -63,13 +133,12 @@ async fn a_changed_organisation_keeps_the_rest() {
     assert!(matches!(after(change).await, Err(Error::Lateness(8785))));
     assert_eq!(after(OrgChange::default()).await.expect("nothing"), of("Asia/Tokyo", 0, Some(9)), "all or nothing");
     assert_eq!(after(OrgChange { daily_quota: Some(None), ..OrgChange::default() }).await.expect("none").2, None);
-    let unknown = directory.change_org(&org("nobody"), &OrgChange::default()).await;
+    let unknown = directory.change_org(&org("nobody"), &OrgChange::default(), now()).await;
     assert!(matches!(unknown, Err(Error::UnknownOrg(id)) if id == org("nobody")));
 }
 
-#[tokio::test]
-async fn keys_are_hashed_and_never_printed() {
-    let directory = directory().await;
+async fn keys_are_hashed_and_never_printed(database: Database) {
+    let directory = database.with_acme().await;
     let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "laptop", now()).await.expect("new");
     let shown = secret.expose();
     assert!(shown.starts_with(&format!("dbk_{id}_")) && shown.len() == 4 + 16 + 1 + 43, "{shown}");
@@ -83,9 +152,8 @@ async fn keys_are_hashed_and_never_printed() {
     assert!(matches!(unknown, Err(Error::UnknownOrg(id)) if id == org("nobody")));
 }
 
-#[tokio::test]
-async fn authenticate_table() {
-    let directory = directory().await;
+async fn authenticate_table(database: Database) {
+    let directory = database.with_acme().await;
     directory.create_org(&org("beta"), "Beta", "UTC", now()).await.expect("new");
     let (id, secret) = directory.create_key(&org("acme"), Scope::Ingest, "", now()).await.expect("new");
     let (_, other) = directory.create_key(&org("beta"), Scope::Ingest, "", now()).await.expect("new");
@@ -120,11 +188,8 @@ async fn authenticate_table() {
     }
 }
 
-#[tokio::test]
-async fn revoked_here_ends_at_once_elsewhere_within_the_ttl() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
-    let (here, there) = (Directory::open(&url).await.expect("new"), Directory::open(&url).await.expect("again"));
+async fn revoked_here_ends_at_once_elsewhere_within_the_ttl(database: Database) {
+    let (here, there) = (database.open().await, database.open().await);
     here.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
     let (id, secret) = here.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
     let valid = async |directory: &Directory| {
@@ -148,9 +213,8 @@ async fn revoked_here_ends_at_once_elsewhere_within_the_ttl() {
     assert!(!there.revoke_key(&unknown, now()).await.expect("writable"));
 }
 
-#[tokio::test]
-async fn a_key_ends_and_keeps_its_role() {
-    let directory = directory().await;
+async fn a_key_ends_and_keeps_its_role(database: Database) {
+    let directory = database.with_acme().await;
     #[allow(clippy::disallowed_methods, reason = "keys end by the clock on the wall")]
     let today = Timestamp::now();
     let hour = jiff::SignedDuration::from_hours(1);
@@ -174,11 +238,8 @@ async fn a_key_ends_and_keeps_its_role() {
     assert!(roles.iter().all(|role| keys.iter().filter(|key| key.role == *role).count() == 3));
 }
 
-#[tokio::test]
-async fn pseudonyms_have_one_key_for_ever() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
-    let (here, there) = (Directory::open(&url).await.expect("new"), Directory::open(&url).await.expect("again"));
+async fn pseudonyms_have_one_key_for_ever(database: Database) {
+    let (here, there) = (database.open().await, database.open().await);
     for name in ["acme", "globex"] {
         here.create_org(&org(name), name, "UTC", now()).await.expect("new");
     }
@@ -194,9 +255,8 @@ async fn pseudonyms_have_one_key_for_ever() {
     assert!(matches!(here.pseudonym_key(&org("nobody")).await, Err(Error::UnknownOrg(_))));
 }
 
-#[tokio::test]
-async fn requests_do_not_reach_the_database() {
-    let directory = directory().await;
+async fn requests_do_not_reach_the_database(database: Database) {
+    let directory = database.with_acme().await;
     let (_, secret) = directory.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
     let unknown = format!("dbk_0123456789abcdef_{}", &secret.expose()[21..]);
     for presented in [secret.expose(), &unknown] {
@@ -212,9 +272,8 @@ async fn requests_do_not_reach_the_database() {
     assert!(matches!(error, Err(Error::Database(_))), "a database that is away is no verdict on a key");
 }
 
-#[tokio::test]
-async fn made_up_keys_do_not_drive_out_real_ones() {
-    let directory = directory().await;
+async fn made_up_keys_do_not_drive_out_real_ones(database: Database) {
+    let directory = database.with_acme().await;
     let (id, secret) = directory.create_key(&org("acme"), Scope::Read, "", now()).await.expect("new");
     directory.authenticate(secret.expose(), Scope::Read).await.expect("readable");
     for n in 0..cache::CACHE_KEYS_MAX + 100 {
@@ -224,34 +283,43 @@ async fn made_up_keys_do_not_drive_out_real_ones() {
     assert!(directory.cache.get(&id).flatten().is_some());
 }
 
-#[tokio::test]
-async fn processes_that_start_at_once_all_open_a_new_directory() {
+async fn processes_that_start_at_once_all_open_a_new_directory(first: Database) {
     for _ in 0..20 {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let url = format!("sqlite://{}", dir.path().join("directory.db").display());
-        let opened = futures::future::join_all((0..4).map(|_| Directory::open(&url))).await;
-        for directory in opened {
+        let database = first.another().await;
+        for directory in futures::future::join_all((0..4).map(|_| Directory::open(&database.url))).await {
             directory.expect("one makes it, the others wait");
         }
     }
 }
 
-#[tokio::test]
-async fn open_again_keeps_everything_and_refuses_a_changed_schema() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let url = format!("sqlite://{}", dir.path().join("directory.db").display());
-    let one = Directory::open(&url).await.expect("new");
-    let two = Directory::open(&url).await.expect("there");
+async fn open_again_keeps_everything_and_refuses_a_changed_schema(database: Database) {
+    let (one, two) = (database.open().await, database.open().await);
     one.create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
     assert_eq!(two.orgs().await.expect("readable").len(), 1);
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&one.pool).await.expect("readable");
-    assert_eq!(mode, "wal");
-    let orphan =
-        sqlx::query("INSERT INTO keys VALUES ('x', 'nobody', 'read', '', '', 0, NULL, NULL, NULL)").execute(&one.pool);
-    assert!(orphan.await.is_err(), "foreign keys hold");
-    sqlx::query("UPDATE _sqlx_migrations SET checksum = x'00'").execute(&one.pool).await.expect("writable");
-    assert!(matches!(Directory::open(&url).await, Err(Error::Migrate(_))));
-    for url in ["postgres://localhost/x", "directory.db", ""] {
+    let orphan = "INSERT INTO quota_leases (org_id, day, quota, leased, granted) VALUES ('nobody', 0, 0, 0, 0)";
+    assert!(sqlx::raw_sql(orphan).execute(&one.pool).await.is_err(), "foreign keys hold");
+    let change = "UPDATE _sqlx_migrations SET checksum = (SELECT checksum FROM _sqlx_migrations WHERE version = 1) WHERE version = 2";
+    sqlx::query(change).execute(&one.pool).await.expect("writable");
+    assert!(matches!(Directory::open(&database.url).await, Err(Error::Migrate(_))));
+}
+
+#[tokio::test]
+async fn only_databases_that_we_know() {
+    for url in ["mysql://localhost/x", "directory.db", "", "postgres://host:port/x"] {
         assert!(matches!(Directory::open(url).await, Err(Error::Url { .. })), "{url}");
+    }
+    let away = Directory::open("postgres://daybook:hunter2@127.0.0.1:1/daybook").await;
+    let error = away.expect_err("nobody listens there");
+    assert!(matches!(error, Error::Database(_)) && !format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[tokio::test]
+async fn sqlite_keeps_what_it_confirmed() {
+    let database = Database::sqlite();
+    let directory = database.open().await;
+    for (pragma, expected) in [("journal_mode", "wal"), ("synchronous", "2"), ("foreign_keys", "1")] {
+        let select = sqlx::AssertSqlSafe(format!("SELECT CAST({pragma} AS TEXT) FROM pragma_{pragma}"));
+        let value: String = sqlx::query_scalar(select).fetch_one(&directory.pool).await.expect("readable");
+        assert_eq!(value, expected, "{pragma}");
     }
 }

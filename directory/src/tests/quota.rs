@@ -4,30 +4,28 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{now, org};
+use super::{Database, now, org};
 use crate::{Directory, OrgChange, Principal, Scope, Spent};
 
 const HANDLES: usize = 4;
 
 struct World {
-    _dir: tempfile::TempDir,
+    _database: Database,
     handles: Vec<Directory>,
     key: String,
 }
 
 impl World {
-    async fn new(quota: Option<u64>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let url = format!("sqlite://{}", dir.path().join("directory.db").display());
+    async fn new(database: Database, quota: Option<u64>) -> Self {
         let mut handles = Vec::new();
         for _ in 0..HANDLES {
-            handles.push(Directory::open(&url).await.expect("a directory"));
+            handles.push(database.open().await);
         }
         handles[0].create_org(&org("acme"), "Acme", "UTC", now()).await.expect("new");
         let change = OrgChange { daily_quota: Some(quota), ..OrgChange::default() };
-        handles[0].change_org(&org("acme"), &change).await.expect("there");
+        handles[0].change_org(&org("acme"), &change, now()).await.expect("there");
         let (_, key) = handles[0].create_key(&org("acme"), Scope::Ingest, "", now()).await.expect("new");
-        Self { _dir: dir, handles, key: key.expose().to_owned() }
+        Self { _database: database, handles, key: key.expose().to_owned() }
     }
 
     async fn principal(&self) -> Principal {
@@ -35,7 +33,7 @@ impl World {
     }
 
     async fn leased(&self) -> i64 {
-        let select = sqlx::query_scalar("SELECT coalesce(sum(leased), 0) FROM quota_leases");
+        let select = sqlx::query_scalar("SELECT CAST(coalesce(sum(leased), 0) AS BIGINT) FROM quota_leases");
         select.fetch_one(&self.handles[0].pool).await.expect("readable")
     }
 }
@@ -55,10 +53,15 @@ async fn spend(directory: &Directory, principal: &Principal, events: u64, now: T
 const LOADS: [(u64, &[u64]); 5] =
     [(20_000, &[1, 7, 300, 64]), (999, &[1, 2, 3]), (250_000, &[9_999, 10_000, 1]), (1, &[1]), (5_000, &[700, 1_300])];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn together_they_never_exceed_it_and_grant_what_no_other_holds() {
+on_both! {
+    together_they_never_exceed_it_and_grant_what_no_other_holds,
+    what_one_holds_the_others_lack_until_it_is_given_back,
+    quotas_change_end_and_are_absent,
+}
+
+async fn together_they_never_exceed_it_and_grant_what_no_other_holds(database: Database) {
     for (quota, sizes) in LOADS {
-        let world = World::new(Some(quota)).await;
+        let world = World::new(database.another().await, Some(quota)).await;
         let principal = world.principal().await;
         let granted = AtomicU64::new(0);
         // Each handle is used by several requests at once, until it grants not even a single event.
@@ -81,9 +84,8 @@ async fn together_they_never_exceed_it_and_grant_what_no_other_holds() {
     }
 }
 
-#[tokio::test]
-async fn what_one_holds_the_others_lack_until_it_is_given_back() {
-    let world = World::new(Some(3_000)).await;
+async fn what_one_holds_the_others_lack_until_it_is_given_back(database: Database) {
+    let world = World::new(database, Some(3_000)).await;
     let principal = world.principal().await;
     let [a, b, ..] = &world.handles[..] else { panic!("two handles") };
     assert!(spend(a, &principal, 1, now()).await);
@@ -114,16 +116,15 @@ async fn what_one_holds_the_others_lack_until_it_is_given_back() {
     assert!(!spend(b, &principal, 1, tomorrow).await, "yesterday's events are not given back to today");
 }
 
-#[tokio::test]
-async fn quotas_change_end_and_are_absent() {
-    let world = World::new(None).await;
+async fn quotas_change_end_and_are_absent(database: Database) {
+    let world = World::new(database, None).await;
     let directory = &world.handles[0];
     let unlimited = world.principal().await;
     assert!(spend(directory, &unlimited, u64::MAX, now()).await);
     assert_eq!(world.leased().await, 0);
 
     let change = OrgChange { daily_quota: Some(Some(10)), ..OrgChange::default() };
-    directory.change_org(&org("acme"), &change).await.expect("there");
+    directory.change_org(&org("acme"), &change, now()).await.expect("there");
     assert_eq!(directory.orgs().await.expect("readable")[0].daily_quota, Some(10));
     let limited = Principal { daily_quota: Some(10), ..unlimited };
     assert!(!spend(directory, &limited, 11, now()).await);

@@ -1,11 +1,14 @@
 //! Keys that sign records.
 
-use super::{directory, now, org};
+use super::{Database, now, org};
 use crate::{KeyId, MacKey, Scope};
 
-#[tokio::test]
-async fn only_keys_made_for_it_sign_and_their_secret_is_not_kept() {
-    let directory = directory().await;
+on_both! {
+    only_keys_made_for_it_sign_and_their_secret_is_not_kept,
+}
+
+async fn only_keys_made_for_it_sign_and_their_secret_is_not_kept(database: Database) {
+    let directory = database.with_acme().await;
     let mut ids: Vec<KeyId> = Vec::new();
     for scope in [Scope::Ingest, Scope::Read] {
         ids.push(directory.create_key(&org("acme"), scope, "", now()).await.expect("new").0);

@@ -25,7 +25,7 @@ use super::crew::AT_LAST;
 use crate::{
     activity,
     pipeline::{LAKE, Pipeline, exactly_once},
-    process::{oracle, succeed, wait_for},
+    process::{create_org, oracle, succeed, wait_for},
 };
 
 /// Longest silence of the log while it is read.
@@ -85,7 +85,7 @@ impl Checker {
         block_in_place(|| {
             if !std::mem::replace(&mut self.organised, true) {
                 for org in &ORGANISATIONS[..3] {
-                    let _ = succeed(&["org", "create", org.id, "--time-zone", org.time_zone], &pipeline.environment());
+                    create_org(org.id, &["--time-zone", org.time_zone], &pipeline.environment());
                 }
             }
             let _ = succeed(&["rollup", "run"], &pipeline.environment());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use e2e::{
     parts::Kafka,
-    process::{Server, query, setting, succeed, wait_for},
+    process::{Server, create_org, query, setting, succeed, wait_for},
 };
 use ingest::{
     headers,
@@ -41,7 +41,7 @@ async fn bad_input_has_an_outcome_and_the_partition_moves_on() {
         setting("log.kafka.topic", "bad"),
         setting("log.kafka.bootstrap-servers", kafka.bootstrap()),
     ];
-    let _ = succeed(&["org", "create", "acme"], &environment);
+    create_org("acme", &[], &environment);
     let key = succeed(&["key", "create", "--org", "acme"], &environment);
     let listen = format!("127.0.0.1:{}", e2e::free_port());
     let arguments = ["serve", "--role", "collector", "--role", "worker", "--listen", &listen];

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use e2e::{
     installed,
     parts::Kafka,
-    process::{Server, query, setting, succeed, wait_for},
+    process::{Server, create_org, query, setting, succeed, wait_for},
 };
 use ingest::{
     headers,
@@ -65,7 +65,7 @@ async fn signed_records_count_and_others_become_dead_letters() {
         setting("log.producers.signatures", "required"),
         setting("log.producers.signing-key", "a secret that collectors and workers share"),
     ];
-    let _ = succeed(&["org", "create", "acme"], &environment);
+    create_org("acme", &[], &environment);
     let create = |scope: &str| {
         let key = succeed(&["key", "create", "--org", "acme", "--scope", scope], &environment);
         key.trim().to_owned()

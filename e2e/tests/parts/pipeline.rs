@@ -7,7 +7,7 @@ use daybook::generate::ORGANISATIONS;
 use e2e::{
     activity,
     pipeline::{LAKE, Pipeline, counts, exactly_once},
-    process::{oracle, query, succeed, wait_for},
+    process::{create_org, oracle, query, succeed, wait_for},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -91,7 +91,7 @@ fn teams(pipeline: &Pipeline) {
 
 pub(crate) fn create_organisations(environment: &[(String, String)]) {
     for org in &ORGANISATIONS[..3] {
-        let _ = succeed(&["org", "create", org.id, "--time-zone", org.time_zone], environment);
+        create_org(org.id, &["--time-zone", org.time_zone], environment);
     }
 }
 

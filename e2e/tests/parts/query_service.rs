@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use e2e::{
     free_port,
-    process::{Server, embedded, run, setting, succeed, wait_for},
+    process::{Server, create_org, embedded, run, setting, succeed, wait_for},
 };
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ impl World {
         let mut environment = embedded(folder.path());
         environment.push(setting("aggregate.interval", "500ms"));
         for org in ["acme", "globex"] {
-            let _ = succeed(&["org", "create", org], &environment);
+            create_org(org, &[], &environment);
         }
         Self { folder, environment }
     }

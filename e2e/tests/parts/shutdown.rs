@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::process::{Server, embedded, query, setting, succeed, wait_for};
+use e2e::process::{Server, create_org, embedded, query, setting, succeed, wait_for};
 use reqwest::{Client, StatusCode};
 use serde_json::json;
 use tokio::{
@@ -33,7 +33,7 @@ impl World {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut environment = embedded(folder.path());
         environment.push(setting("http.drain", drain));
-        let _ = succeed(&["org", "create", "acme", "--daily-quota", "100000000"], &environment);
+        create_org("acme", &["--daily-quota", "100000000"], &environment);
         let key = succeed(&["key", "create", "--org", "acme", "--rate-limit", "0"], &environment);
         let listen = format!("127.0.0.1:{}", e2e::free_port());
         Self { folder, environment, key: key.trim().to_owned(), listen }

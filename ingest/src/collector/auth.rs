@@ -1,7 +1,7 @@
-//! Who sends. Denied unless a key says otherwise.
+//! Who sends. Denied unless a key says otherwise, and the organisation's admin has opted in.
 
 use axum::http::{HeaderMap, header};
-use directory::{Principal, Scope};
+use directory::{OptIn, Principal, Scope};
 
 use super::{Collector, problem::Problem};
 
@@ -13,6 +13,9 @@ pub(super) async fn sender(collector: &Collector, headers: &HeaderMap) -> Result
     let directory = &collector.0.directory;
     let authenticate = async |scope| directory.authenticate(key, scope).await.map_err(|e| Problem::directory_away(&e));
     if let Some(principal) = authenticate(Scope::Ingest).await? {
+        if principal.opt_in == OptIn::Off {
+            return Err(Problem::not_opted_in());
+        }
         let elsewhere = collector.0.only_org.as_ref().is_some_and(|only| *only != principal.org);
         return if elsewhere { Err(Problem::other_organisation()) } else { Ok(principal) };
     }

@@ -209,6 +209,13 @@ impl Problem {
             .header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
     }
 
+    /// A key of an organisation about whose people nothing is collected.
+    pub(super) fn not_opted_in() -> Self {
+        let detail = "The admin of your organisation has not opted in to the collection of activity, or has opted out. Nothing was stored; \
+                      do not send it again. `daybook opt-in set` switches it.";
+        Self::new(StatusCode::FORBIDDEN, "not_opted_in", "Not opted in", detail)
+    }
+
     /// A key of another organisation than the one whose log this is.
     pub(super) fn other_organisation() -> Self {
         let detail = "This collector takes events of one organisation, and the key is of another.";

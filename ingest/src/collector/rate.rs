@@ -169,6 +169,7 @@ mod tests {
             rate_limit,
             daily_quota: None,
             role: Role::Service,
+            opt_in: directory::OptIn::Named,
         }
     }
 

@@ -193,21 +193,33 @@ impl KeyRing {
 
     /// [`KeyRing::prepare`], again and again while the directory is away; `None` when told to stop.
     pub(crate) async fn wait(&mut self, records: &mut [Record], stop: &CancellationToken) -> Option<Door> {
-        let mut pause = PAUSE_MIN;
+        let mut patience = Patience::default();
         loop {
             match self.prepare(records).await {
                 Ok(door) => return Some(door),
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, ?pause, "keys cannot be looked up, and so no record be judged; trying again");
-                }
+                Err(error) if patience.wait("keys", &error, stop).await => {}
+                Err(_) => return None,
             }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(pause) => {}
-            }
-            pause = (pause * 2).min(BACK_OFF_MAX);
+        }
+    }
+}
+
+/// Waits while the directory is away, longer each time.
+#[derive(Default)]
+pub(super) struct Patience {
+    pause: Duration,
+}
+
+impl Patience {
+    /// False when told to stop.
+    pub(super) async fn wait(&mut self, what: &str, error: &directory::Error, stop: &CancellationToken) -> bool {
+        self.pause = (self.pause * 2).clamp(PAUSE_MIN, BACK_OFF_MAX);
+        let (pause, error) = (self.pause, error.to_string());
+        tracing::warn!(error, ?pause, what, "the directory is away, and so no record can be judged; trying again");
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(pause) => true,
         }
     }
 }

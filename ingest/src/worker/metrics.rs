@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) fenced: IntCounter,
     pub(crate) moved: IntCounter,
     pub(crate) copies: IntCounter,
+    pub(crate) unwanted: IntCounter,
     pub(crate) flush_retries: IntCounter,
     pub(crate) gap_offsets: IntCounter,
     pub(crate) flush_seconds: Histogram,
@@ -133,6 +134,10 @@ impl Metrics {
                 "daybook_worker_copies_total",
                 "Events read whose like, with the same id and payload, was in the table or the buffer: client retries. Of events \
                  that are older than what the worker remembers, none is counted.",
+            )?,
+            unwanted: counter(
+                "daybook_worker_unwanted_records_total",
+                "Records left out, and not kept anywhere, since their organisation's admin had not opted in when the log took them.",
             )?,
             flush_retries: counter("daybook_worker_flush_retries_total", "Flushes tried again after a storage error.")?,
             gap_offsets: counter(

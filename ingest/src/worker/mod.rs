@@ -30,6 +30,7 @@ mod flush;
 mod intake;
 mod known;
 mod metrics;
+mod opt_in;
 mod positions;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,7 @@ use super::{
     intake::{Filling, first_offsets},
     known::{Identities, Known},
     metrics::Metrics,
+    opt_in::OptIns,
     positions::TablePositions,
 };
 use crate::{
@@ -96,6 +97,8 @@ pub struct Worker {
     held: Vec<Record>,
     /// Who may sign records.
     keys: KeyRing,
+    /// Whose records are wanted.
+    opt_ins: OptIns,
     /// What records in Avro are read by.
     schemas: Schemas,
 }
@@ -140,18 +143,20 @@ impl Worker {
             in_flight: Arc::default(),
             held: Vec::new(),
             keys: KeyRing::default(),
+            opt_ins: OptIns::default(),
             schemas: Schemas::default(),
         })
     }
 
-    /// For a log that others than collectors write to: who they are, and where their keys are known.
+    /// With a directory that knows who may write to the log, and whose records are wanted. Without one, all are.
     ///
     /// # Errors
     /// Where a setting makes no sense.
-    pub fn with_producers(mut self, producers: &signature::Settings, directory: Directory) -> Result<Self, Error> {
+    pub fn with_directory(mut self, producers: &signature::Settings, directory: Directory) -> Result<Self, Error> {
         if let Some((setting, problem)) = producers.faults().into_iter().next() {
             return Err(Error::Settings { setting, detail: problem.into() });
         }
+        self.opt_ins = OptIns::new(directory.clone());
         self.keys = KeyRing::new(producers, directory);
         Ok(self)
     }
@@ -329,7 +334,10 @@ impl Worker {
     async fn take_records(&mut self, mut records: Vec<Record>, stop: &CancellationToken) {
         let Some(door) = self.keys.wait(&mut records, stop).await else { return };
         let Some(plans) = self.schemas.wait(&records, stop).await else { return };
-        let mut settled = false;
+        if !self.opt_ins.wait(&records, stop).await {
+            return;
+        }
+        let (mut settled, mut unwanted) = (false, 0);
         records.retain(|record| {
             let Some(position) = self.partitions.get_mut(&record.kafka_partition) else { return false };
             if record.offset < position.next {
@@ -337,10 +345,13 @@ impl Worker {
                 return false;
             }
             position.next = record.offset + 1;
-            let is_settled = position.claim.settles(record.offset, record.append_time_ms);
+            let is_unwanted = !self.opt_ins.wants(record);
+            unwanted += u64::from(is_unwanted);
+            let is_settled = is_unwanted || position.claim.settles(record.offset, record.append_time_ms);
             settled |= is_settled;
             !is_settled
         });
+        self.flusher.metrics.unwanted.inc_by(unwanted);
         if settled {
             // No row comes of it, but the offset is to be covered.
             self.filling.since.get_or_insert_with(Instant::now);

@@ -22,9 +22,7 @@ pub(super) fn of(error: &Error) -> Status {
     match error {
         Error::Refused(_) => Status::invalid_argument(error.to_string()),
         Error::Sql(source) => Status::invalid_argument(sql::message(source)),
-        Error::Forbidden(why) => {
-            Status::permission_denied(format!("{why}; an admin of the organisation can make a token with another role"))
-        }
+        Error::Forbidden(why) => Status::permission_denied(format!("{why}. {}", why.help())),
         Error::Budget(_) => Status::resource_exhausted(format!("{error}; ask for fewer days or columns at once")),
         Error::Directory(_) => {
             tracing::error!(error = error as &dyn std::error::Error, "a token cannot be looked up");

@@ -9,7 +9,13 @@ use axum::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{Error, fence::is_gone, places::Full, policy::Forbidden, sql};
+use crate::{
+    Error,
+    fence::is_gone,
+    places::Full,
+    policy::{Forbidden, Why},
+    sql,
+};
 
 /// Base of the problem types' URIs.
 const BASE: &str = "https://daybook.dev/problems/";
@@ -89,13 +95,18 @@ impl Problem {
             .header("www-authenticate", "Bearer realm=\"daybook\", error=\"insufficient_scope\", scope=\"read\"")
     }
 
-    /// A table that is not for the key's role.
-    fn not_for_this_role(why: &Forbidden) -> Self {
-        let detail = format!("{why}. An admin of the organisation can make a token with another role.");
+    /// A table that is closed, to the key's role or to everyone.
+    fn closed(why: &Forbidden) -> Self {
+        let detail = format!("{why}. {}", why.help());
         let detail = detail.replacen("table", "Table", 1);
-        Self::new(StatusCode::FORBIDDEN, "wrong-role", "Not for this role", detail)
-            .with("table", json!(why.table))
-            .with("role", json!(why.role))
+        let problem = match &why.why {
+            Why::Role(role) => {
+                Self::new(StatusCode::FORBIDDEN, "wrong-role", "Not for this role", detail).with("role", json!(role))
+            }
+            Why::OptIn(level) => Self::new(StatusCode::FORBIDDEN, "not-opted-in", "Not opted in", detail)
+                .with("opt_in", json!(level.as_str())),
+        };
+        problem.with("table", json!(why.table))
     }
 
     /// No format that the client accepts.
@@ -169,7 +180,7 @@ impl Problem {
         let log = || tracing::error!(error = error as &dyn std::error::Error, "a request failed");
         match error {
             Error::Gone { .. } => Self::gone(),
-            Error::Forbidden(why) => Self::not_for_this_role(why),
+            Error::Forbidden(why) => Self::closed(why),
             Error::Directory(_) => {
                 log();
                 Self::unavailable("directory of keys")

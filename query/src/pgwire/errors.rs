@@ -108,7 +108,7 @@ fn info(cause: &Error) -> ErrorInfo {
 }
 
 fn forbidden(why: &Forbidden) -> ErrorInfo {
-    with_hint(error("42501", why.to_string()), "An admin of the organisation can make a token with another role.")
+    with_hint(error("42501", why.to_string()), why.help())
 }
 
 fn budget() -> ErrorInfo {

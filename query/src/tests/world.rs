@@ -19,7 +19,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header},
 };
 use bytes::Bytes;
-use directory::{Directory, Scope};
+use directory::{Directory, OptIn, Scope};
 use jiff::{Timestamp, ToSpan, civil::Date};
 use lake::{Change, DataFile, Lake};
 use object_store::memory::InMemory;
@@ -178,6 +178,7 @@ impl World {
         let mut keys = BTreeMap::new();
         for (id, _) in ORGS {
             directory.create_org(&org(id), id, "UTC", now).await.expect("new");
+            directory.set_opt_in(&org(id), OptIn::Named, "a test", now).await.expect("there");
             let (_, secret) = directory.create_key(&org(id), Scope::Read, "test", now).await.expect("new");
             keys.insert(id, secret.expose().to_owned());
         }

@@ -99,7 +99,7 @@ async fn a_day_has_its_quota() {
     let world = World::new().await;
     let org = "acme".parse().expect("an id");
     let change = OrgChange { daily_quota: Some(Some(50)), ..OrgChange::default() };
-    world.directory.change_org(&org, &change).await.expect("there");
+    world.directory.change_org(&org, &change, now()).await.expect("there");
     assert_eq!(world.events(BATCH, events(0, 30)).await.status.as_u16(), 202);
     let answer = world.events(BATCH, events(30, 30)).await;
     assert_eq!(answer.problem(), (429, "quota_exhausted".to_owned()));

@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use directory::{Directory, KeyId, Scope};
+use directory::{Directory, KeyId, OptIn, Scope};
 use futures::stream;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -117,6 +117,7 @@ impl World {
         let directory = Directory::open("sqlite::memory:").await.expect("a database in memory");
         let org = "acme".parse().expect("an id");
         directory.create_org(&org, "Acme", "UTC", now()).await.expect("new");
+        directory.set_opt_in(&org, OptIn::Named, "a test", now()).await.expect("there");
         let (key_id, key) = directory.create_key(&org, Scope::Ingest, "", now()).await.expect("new");
         let (_, read_key) = directory.create_key(&org, Scope::Read, "", now()).await.expect("new");
         let log = Arc::new(TestLog { mood: Mutex::new(Mood::Well), records: Mutex::default() });

@@ -4,7 +4,7 @@ use axum::{
     body::Body,
     http::{Request, header},
 };
-use directory::Scope;
+use directory::{OptIn, Scope};
 
 use super::{World, now};
 use crate::{
@@ -49,6 +49,7 @@ async fn on_an_organisations_own_log_no_other_may_send() {
     assert_eq!(world.events(JSON, EVENT).await.problem(), (403, "other_organisation".to_owned()));
     let beta = "beta".parse().expect("an id");
     world.directory.create_org(&beta, "", "UTC", now()).await.expect("new");
+    world.directory.set_opt_in(&beta, OptIn::TeamOnly, "a test", now()).await.expect("there");
     let (_, key) = world.directory.create_key(&beta, Scope::Ingest, "", now()).await.expect("new");
     let (_, produce) = world.directory.create_key(&beta, Scope::Produce, "", now()).await.expect("new");
     for (key, status) in [(key, 202), (produce, 403)] {

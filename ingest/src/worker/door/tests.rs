@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use directory::Scope;
+use directory::{OptIn, Scope};
 use jiff::{SignedDuration, Timestamp};
 use lake::Lake;
 use object_store::memory::InMemory;
@@ -56,6 +56,7 @@ impl World {
         for org in ["acme", "beta"] {
             let org = org.parse().expect("an id");
             directory.create_org(&org, "", "UTC", now()).await.expect("new");
+            directory.set_opt_in(&org, OptIn::Named, "a test", Timestamp::UNIX_EPOCH).await.expect("there");
             let (id, secret) = directory.create_key(&org, Scope::Produce, "", now()).await.expect("new");
             keys.push((id, secret.mac_key()));
         }
@@ -277,7 +278,7 @@ async fn work(lake: &Lake, log: &SimulatedLog, settings: &Settings, directory: &
     let flush_age = SignedDuration::from_millis(20);
     let worker = worker::Settings { flush_age, ..worker::Settings::default() };
     let worker = Worker::new(worker, lake.clone(), shared, "simulated", &registry).await.expect("tables open");
-    let worker = worker.with_producers(settings, directory.clone()).expect("the settings are sound");
+    let worker = worker.with_directory(settings, directory.clone()).expect("the settings are sound");
     let working = tokio::spawn(worker.run(stop.clone()));
     while progress(lake, log).await.expect("readable").iter().any(|at| at.next_offset < at.high_watermark) {
         tokio::time::sleep(Duration::from_millis(20)).await;
