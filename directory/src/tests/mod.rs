@@ -25,8 +25,10 @@ macro_rules! on_both {
     };
 }
 
+mod audit;
 mod lease;
 mod migration;
+mod opt_in;
 mod quota;
 mod signers;
 

@@ -14,6 +14,9 @@ use schemas::OrgId;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+mod tests;
+
 use super::{decode::organisation, door::Patience};
 use crate::log::Record;
 

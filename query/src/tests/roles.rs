@@ -1,8 +1,8 @@
 //! Each role sees of each table what the policy says, through every door.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use directory::{NewKey, Role, Scope};
+use directory::{NewKey, OptIn, Role, Scope};
 use jiff::Timestamp;
 use schemas::{DEAD_LETTERS, TEAM_MEMBERS, tables};
 use serde_json::Value;
@@ -60,7 +60,8 @@ enum Seen {
     Pseudonyms,
     /// Rows of this user number, which also leads the team of its number.
     Own(usize),
-    Nothing,
+    /// The same, under a pseudonym.
+    OwnPseudonym(usize),
 }
 
 /// The team lead's team: its only member of today is this user.
@@ -71,15 +72,21 @@ fn team() -> String {
     format!("canary-acme-team_id, \"{IN_TEAM}\"")
 }
 
-/// The policy, said once more.
-fn policy(role: &Role, about: About) -> Seen {
-    match (role, about) {
-        (Role::Service | Role::Admin | Role::Analyst { names: true }, _) => Seen::Everything,
-        (Role::Analyst { names: false }, About::Events) => Seen::Nothing,
-        (Role::Analyst { names: false }, _) => Seen::Pseudonyms,
-        (Role::Lead { .. }, About::Events | About::People | About::Members | About::Teams) => Seen::Own(IN_TEAM),
-        (Role::Member { .. }, About::Events | About::People | About::Members) => Seen::Own(MEMBER),
-        (Role::Lead { .. } | Role::Member { .. }, _) => Seen::Nothing,
+/// The policy, said once more: what is seen, or the problem that says why not.
+fn policy(role: &Role, opt_in: OptIn, about: About) -> Result<Seen, &'static str> {
+    const BY_OPT_IN: &str = "not-opted-in";
+    let about_people = matches!(about, About::Events | About::People | About::Members);
+    match (role, opt_in, about) {
+        (_, OptIn::Off, _) => Err(BY_OPT_IN),
+        (Role::Member { .. }, _, _) if about_people => Ok(Seen::Own(MEMBER)),
+        (_, OptIn::TeamOnly, _) if about_people => Err(BY_OPT_IN),
+        (_, OptIn::Pseudonymous, About::Events) => Err(BY_OPT_IN),
+        (Role::Analyst { names: false }, _, About::Events) => Err("wrong-role"),
+        (Role::Lead { .. }, OptIn::Pseudonymous, About::People | About::Members) => Ok(Seen::OwnPseudonym(IN_TEAM)),
+        (Role::Lead { .. }, _, About::All) | (Role::Member { .. }, _, _) => Err("wrong-role"),
+        (Role::Lead { .. }, _, _) => Ok(Seen::Own(IN_TEAM)),
+        (Role::Analyst { names: false }, _, _) | (_, OptIn::Pseudonymous, _) => Ok(Seen::Pseudonyms),
+        (Role::Service | Role::Admin | Role::Analyst { names: true }, _, _) => Ok(Seen::Everything),
     }
 }
 
@@ -114,22 +121,23 @@ fn check(door: &str, table: &str, seen: Seen, about: About, whole: usize, rows: 
         Seen::Everything => {
             assert_eq!(rows, whole, "{context}");
             assert!(!by_person || named(text).len() > 3, "{context}");
+            assert!(!text.contains("pseudonym:"), "{context}");
         }
         Seen::Pseudonyms => {
             assert_eq!(rows, whole, "{context}");
             assert!(named(text).is_empty() && text.contains("pseudonym:") == by_person, "{context}");
         }
-        Seen::Own(user) => {
+        Seen::Own(user) | Seen::OwnPseudonym(user) => {
             assert!(0 < rows && rows < whole, "{context}");
-            let people = named(text);
-            assert!(people.iter().all(|one| *one == user.to_string()) && people.is_empty() != by_person, "{context}");
+            let (people, hidden) = (named(text), matches!(seen, Seen::OwnPseudonym(_)));
+            assert!(people.iter().all(|one| *one == user.to_string()), "{context}");
+            assert!(people.is_empty() != (by_person && !hidden) && text.contains("pseudonym:") == hidden, "{context}");
             // All texts of a row end with its user's number.
             assert!(
                 (0..5).filter(|other| *other != user).all(|other| !text.contains(&format!(", \"{other}\""))),
                 "{context}"
             );
         }
-        Seen::Nothing => assert_eq!(rows, 0, "{context}"),
     }
 }
 
@@ -152,30 +160,36 @@ async fn each_role_sees_its_part_through_every_door() {
     assert_eq!(known, all);
     let served = filled().await;
     let world = &served.world;
-    for role in roles() {
+    let mut whole = BTreeMap::new();
+    for (table, _) in TABLES {
+        let all = world.ask("acme", &format!("SELECT * FROM {table}"), Format::Ndjson).await;
+        whole.insert(*table, all.text().lines().count());
+        assert!(whole[table] > 0, "{table}");
+    }
+    for (opt_in, role) in OptIn::ALL.into_iter().flat_map(|level| roles().map(|role| (level, role))) {
+        // The organisation's admin has opted in that far; no key is made anew for it.
+        let _ = world.query.directory().set_opt_in(&org("acme"), opt_in, "a test", Timestamp::UNIX_EPOCH).await;
         let key = key(world, &role).await;
         let client = served.connect_with(&key).await.expect("a connection");
         for (table, about) in TABLES {
-            let seen = policy(&role, *about);
+            let (seen, whole) = (policy(&role, opt_in, *about), whole[table]);
             let select = format!("SELECT * FROM {table}");
-            let whole = world.ask("acme", &select, Format::Ndjson).await.text().lines().count();
-            assert!(whole > 0, "{table}");
-
             let answer = world.ask_by(&key, &select, Format::Ndjson).await;
             match seen {
-                Seen::Nothing => drop(answer.problem(403, "wrong-role")),
-                _ => {
+                Err(problem) => drop(answer.problem(403, problem)),
+                Ok(seen) => {
                     check("POST", table, seen, *about, whole, answer.text().lines().count(), &unescaped(&answer.text()))
                 }
             }
             match client.simple_query(&select).await {
                 Err(error) => {
-                    assert_eq!((seen, pg::code(&error)), (Seen::Nothing, "42501"), "{table}: {error:?}");
+                    assert!(seen.is_err() && pg::code(&error) == "42501", "{table} as {role} at {opt_in}: {error:?}");
                     let prepared = client.prepare(&select).await.expect("planned");
                     assert_eq!(pg::code(&client.query(&prepared, &[]).await.expect_err("closed")), "42501");
                 }
                 Ok(_) => {
                     let text = pg::shown(&client, &select).await;
+                    let seen = seen.unwrap_or_else(|problem| panic!("{table} as {role} at {opt_in}: not {problem}"));
                     check("PostgreSQL", table, seen, *about, whole, text.lines().count(), &text);
                 }
             }
@@ -183,14 +197,27 @@ async fn each_role_sees_its_part_through_every_door() {
                 let path = format!("{}?from=2026-03-01&to=2026-03-31&limit=10000", resource.path);
                 let answer = world.get_by(&key, &path, &[]).await;
                 match seen {
-                    Seen::Nothing => drop(answer.problem(403, "wrong-role")),
-                    _ => {
+                    Err(problem) => drop(answer.problem(403, problem)),
+                    Ok(seen) => {
                         let rows = answer.json()["data"].as_array().expect("rows").len();
                         check("REST", table, seen, *about, whole, rows, &unescaped(&answer.text()));
                     }
                 }
             }
         }
+    }
+}
+
+/// An opt-out ends what is open.
+#[tokio::test]
+async fn a_connection_ends_when_the_organisation_opts_out() {
+    let served = filled().await;
+    let client = served.connect_with(&key(&served.world, &Role::Admin).await).await.expect("a connection");
+    assert!(pg::shown(&client, "SELECT count(*) FROM events").await.starts_with(|digit: char| digit > '0'));
+    let directory = served.world.query.directory();
+    directory.set_opt_in(&org("acme"), OptIn::Off, "a test", Timestamp::UNIX_EPOCH).await.expect("there");
+    while !client.is_closed() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 

@@ -31,6 +31,7 @@ mod compressed;
 mod events;
 mod limits;
 mod mapping;
+mod opt_in;
 mod otlp;
 mod producers;
 
