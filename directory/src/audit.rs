@@ -7,11 +7,11 @@
 use jiff::Timestamp;
 use schemas::OrgId;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use sqlx::{Any, Row as _, Transaction, any::AnyRow};
 
-use crate::{Directory, Error, Result, parsed, time};
+use crate::{Directory, Error, KeyId, Result, parsed, time};
 
 /// Begins what is hashed; another version would begin otherwise.
 const DOMAIN: &[u8] = b"daybook-audit-1";
@@ -55,6 +55,19 @@ impl Entry {
         }
         hex::encode(hash.finalize())
     }
+}
+
+/// People of an organisation looked at by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct View {
+    /// Whose people.
+    pub org: OrgId,
+    /// With which key.
+    pub key: KeyId,
+    /// In which table.
+    pub table: &'static str,
+    /// Whom, by `user_key`; `None` = anyone.
+    pub person: Option<String>,
 }
 
 /// Where a chain does not hold.
@@ -170,6 +183,23 @@ impl Directory {
         let update = sqlx::query("UPDATE organisations SET audit_hash = $1 WHERE id = $2").bind(&entry.hash);
         update.bind(org.as_str()).execute(&mut **transaction).await.map_err(Error::Database)?;
         Ok(())
+    }
+
+    /// Puts views of people on record, all or none of them; sorted by organisation.
+    ///
+    /// # Errors
+    /// Where the database cannot be written.
+    pub async fn record_views(&self, views: &[View], now: Timestamp) -> Result<()> {
+        if views.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.begin().await?;
+        for View { org, key, table, person } in views {
+            let viewer = self.acting_as(&format!("key:{key}"));
+            let subject = person.as_deref().unwrap_or("*");
+            viewer.record(&mut transaction, org, "people.viewed", subject, &json!({"table": table}), now).await?;
+        }
+        transaction.commit().await.map_err(Error::Database)
     }
 
     /// Entries of an organisation after the entry `after`, oldest first: so many that memory does not matter. Empty = there are no more.

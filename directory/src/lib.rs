@@ -39,7 +39,7 @@ mod signers;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{Broken, Chain, Entry};
+pub use audit::{Broken, Chain, Entry, View};
 pub use cache::CACHE_TTL;
 use cache::{Cache, Known};
 pub use error::{Error, Result};

@@ -59,7 +59,10 @@ impl Pinned {
     #[must_use]
     pub fn provider(&self, access: &Access) -> Arc<dyn TableProvider> {
         match access.sight(self.spec) {
-            Sight::Rows(rows) => Arc::new(Fence::new(self.spec.name, self.provider.clone(), rows)),
+            Sight::Rows(rows) => {
+                let viewer = access.viewer(self.spec).cloned();
+                Arc::new(Fence::new(self.spec.name, self.provider.clone(), rows, viewer))
+            }
             Sight::Closed(why) => Arc::new(Closed { schema: self.provider.schema(), why }),
             Sight::Everything => self.provider.clone(),
         }

@@ -23,6 +23,9 @@ pub enum Error {
     /// Who may see what cannot be looked up. Try again; tell the operator.
     #[error("the directory cannot be read")]
     Directory(#[source] directory::Error),
+    /// That people are looked at cannot be put on record, and so they are not shown. Try again; tell the operator.
+    #[error("views of people cannot be put on record at the moment")]
+    Unrecorded,
     /// A table version that was asked for cannot be read any more. Start again.
     #[error("version {version} of table `{table}` cannot be read any more")]
     Gone {

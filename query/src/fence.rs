@@ -46,7 +46,10 @@ use directory::PseudonymKey;
 use futures::StreamExt;
 use parquet::errors::ParquetError;
 
-use crate::policy::{Forbidden, Rows, USER_COLUMN};
+use crate::{
+    policy::{Forbidden, Rows, USER_COLUMN},
+    views::Viewer,
+};
 
 /// The column that says whose a row is.
 pub const ORG_COLUMN: &str = "org_id";
@@ -57,13 +60,14 @@ pub(crate) struct Fence {
     table: &'static str,
     inner: Arc<dyn TableProvider>,
     rows: Rows,
+    viewer: Option<Viewer>,
 }
 
 impl Fence {
-    /// `rows` of `inner`; `table` names it in plans and errors.
+    /// `rows` of `inner`; `table` names it in plans and errors. That `viewer` looks at people is put on record.
     #[must_use]
-    pub(crate) fn new(table: &'static str, inner: Arc<dyn TableProvider>, rows: Rows) -> Self {
-        Self { table, inner, rows }
+    pub(crate) fn new(table: &'static str, inner: Arc<dyn TableProvider>, rows: Rows, viewer: Option<Viewer>) -> Self {
+        Self { table, inner, rows, viewer }
     }
 }
 
@@ -190,6 +194,14 @@ impl TableProvider for Fence {
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = self.inner.schema();
+        if let Some(viewer) = &self.viewer {
+            let people_at = schema.index_of(USER_COLUMN)?;
+            let names = |filter: &Expr| filter.column_refs().iter().any(|column| column.name == USER_COLUMN);
+            let reads = projection.is_none_or(|wanted| wanted.contains(&people_at)) || filters.iter().any(names);
+            let looked = viewer.looks_at(self.table, filters.iter().find_map(person), reads).await;
+            // Why it could not be put on record is in the log.
+            looked.map_err(|_| DataFusionError::External(Box::new(Unreadable { table: self.table, gone: false })))?;
+        }
         let wanted = projection.cloned().unwrap_or_else(|| (0..schema.fields().len()).collect());
         let mut read = wanted.clone();
         // Where a column is read, which is added where it was not asked for.
@@ -229,6 +241,23 @@ impl TableProvider for Fence {
             .await
             .map_err(|error| Unreadable::hide(self.table, error))?;
         Ok(Arc::new(FenceExec::new(self.table, plan, keep)?))
+    }
+}
+
+/// The one person whom a filter leaves.
+fn person(filter: &Expr) -> Option<&str> {
+    fn text(expr: &Expr) -> Option<&str> {
+        match expr {
+            Expr::Literal(value, _) => value.try_as_str().flatten(),
+            _ => None,
+        }
+    }
+    let is_person = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == USER_COLUMN);
+    match filter {
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_person(left) => text(right),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) if is_person(right) => text(left),
+        Expr::InList(list) if is_person(&list.expr) && !list.negated && list.list.len() == 1 => text(&list.list[0]),
+        _ => None,
     }
 }
 

@@ -16,7 +16,8 @@
 //! 1. Whoever comes over the network sees one organisation, or a part of it, as the credential says (`policy`), and sees it through [`fence`], or out of
 //!    memory where it sees an organisation's rows whole (`hot`).
 //! 2. A request reads one version of a table; the pages behind one cursor all read the same version.
-//! 3. Memory is bounded: requests at once × page, the engine's pool, files in memory, a few versions' file lists.
+//! 3. That people are looked at by name is on record before they are shown (`views`).
+//! 4. Memory is bounded: requests at once × page, the engine's pool, files in memory, a few versions' file lists.
 //!
 //! F39 (a privileged connection voids row-level security): there is no bypass role; [`Access::Operator`] is for whoever
 //! holds the lake's own credentials, and no route creates it. F40 (COPY, external tables): see [`sql`](mod@sql).
@@ -39,6 +40,7 @@ mod pool;
 mod settings;
 pub mod sql;
 mod tls;
+mod views;
 
 pub use catalog::{Catalog, Pinned, session};
 pub use error::{Error, Result};

@@ -22,7 +22,10 @@ use futures::TryStreamExt;
 use schemas::{EVENTS, OrgId, TEAM_MEMBERS, TableSpec};
 use tokio::time::sleep;
 
-use crate::{Catalog, Error, Result, sql};
+use crate::{
+    Catalog, Error, Query, Result, sql,
+    views::{Viewer, is_about_people},
+};
 
 /// How often the key of an open connection or a running answer is looked at again.
 pub(crate) const RECHECK: Duration = Duration::from_secs(2);
@@ -51,6 +54,7 @@ pub struct Part {
     who: Who,
     /// Others than oneself are under pseudonyms made with this key.
     pseudonyms: Option<PseudonymKey>,
+    viewer: Viewer,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -125,19 +129,22 @@ impl Forbidden {
 ///
 /// # Errors
 /// [`Error::Directory`] and [`Error::Lake`] where what decides it cannot be read.
-pub(crate) async fn admit(catalog: &Catalog, directory: &Directory, key: &str) -> Result<Option<(Principal, Access)>> {
+pub(crate) async fn admit(query: &Query, key: &str) -> Result<Option<(Principal, Access)>> {
+    let directory = query.directory();
     let Some(principal) = directory.authenticate(key, Scope::Read).await.map_err(Error::Directory)? else {
         return Ok(None);
     };
-    let access = access(catalog, directory, &principal).await?;
+    let views = query.views().clone();
+    let viewer = Viewer { org: principal.org.clone(), key: principal.key_id.clone(), views };
+    let access = access(query.catalog(), directory, &principal, viewer).await?;
     Ok(Some((principal, access)))
 }
 
 /// Returns when `key` is refused, or something else is seen with it than `access`. That it cannot be looked up is no reason to end what it once allowed.
-pub(crate) async fn changed(catalog: &Catalog, directory: &Directory, key: &str, access: &Access) {
+pub(crate) async fn changed(query: &Query, key: &str, access: &Access) {
     loop {
         sleep(RECHECK).await;
-        match admit(catalog, directory, key).await {
+        match admit(query, key).await {
             Ok(Some((_, now))) if now == *access => {}
             Ok(_) => return,
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a key cannot be looked at again"),
@@ -145,15 +152,12 @@ pub(crate) async fn changed(catalog: &Catalog, directory: &Directory, key: &str,
     }
 }
 
-async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal) -> Result<Access> {
+async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal, viewer: Viewer) -> Result<Access> {
     let (org, opt_in) = (principal.org.clone(), principal.opt_in);
     let hidden = opt_in == OptIn::Pseudonymous || principal.role == Role::Analyst { names: false };
     let who = match &principal.role {
         // Whatever would be seen is closed.
         _ if opt_in == OptIn::Off => Who::All,
-        Role::Service | Role::Admin | Role::Analyst { names: true } if opt_in == OptIn::Named => {
-            return Ok(Access::Org(org));
-        }
         Role::Service | Role::Admin | Role::Analyst { .. } => Who::All,
         Role::Lead { team } => {
             Who::Team { team: BTreeSet::from([team.clone()]), people: members(catalog, &org, team).await? }
@@ -164,7 +168,7 @@ async fn access(catalog: &Catalog, directory: &Directory, principal: &Principal)
         Who::All | Who::Team { .. } if hidden => Some(directory.pseudonym_key(&org).await.map_err(Error::Directory)?),
         _ => None,
     };
-    Ok(Access::Part(Arc::new(Part { org, role: principal.role.clone(), opt_in, who, pseudonyms })))
+    Ok(Access::Part(Arc::new(Part { org, role: principal.role.clone(), opt_in, who, pseudonyms, viewer })))
 }
 
 /// Who is in the team today, by UTC.
@@ -201,6 +205,8 @@ impl Access {
                 let Part { opt_in, who, pseudonyms, .. } = &**part;
                 let hidden = if pseudonyms.is_some() { " under pseudonyms" } else { "" };
                 match who {
+                    // What most see, and so what stands in most caches.
+                    Who::All if *opt_in == OptIn::Named && pseudonyms.is_none() => String::new(),
                     Who::All => format!("{opt_in}{hidden}"),
                     Who::Team { team, people } => format!("{opt_in}{hidden} {team:?} {people:?}"),
                     Who::One(person) => format!("{opt_in} {person:?}"),
@@ -217,6 +223,17 @@ impl Access {
         }
     }
 
+    /// Who looks at people by name when looking at the table, but for oneself; `None` = nobody who has to be put on record.
+    pub(crate) fn viewer(&self, spec: &TableSpec) -> Option<&Viewer> {
+        match self {
+            Self::Part(part) if part.pseudonyms.is_none() && !matches!(part.who, Who::One(_)) => {
+                is_about_people(spec).then_some(&part.viewer)
+            }
+            // In this process, for whoever has the lake's own credentials.
+            Self::Part(_) | Self::Org(_) | Self::Operator => None,
+        }
+    }
+
     /// What is seen of a table.
     pub(crate) fn sight(&self, spec: &TableSpec) -> Sight {
         let part = match self {
@@ -226,7 +243,7 @@ impl Access {
         };
         let closed = |why| Sight::Closed(Forbidden { table: spec.name, why });
         let has = |column: &str| spec.schema().column_with_name(column).is_some();
-        let (about_people, oneself) = (has(USER_COLUMN), matches!(part.who, Who::One(_)));
+        let (about_people, oneself) = (is_about_people(spec), matches!(part.who, Who::One(_)));
         match part.opt_in {
             OptIn::Off => return closed(Why::OptIn(OptIn::Off)),
             OptIn::TeamOnly if about_people && !oneself => return closed(Why::OptIn(OptIn::TeamOnly)),

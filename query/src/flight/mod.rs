@@ -100,7 +100,7 @@ impl FlightServer {
             return Err(Status::unauthenticated("tokens are taken over TLS only: connect with grpc+tls"));
         }
         let token = credential(request.metadata())?;
-        let admitted = policy::admit(self.query.catalog(), self.query.directory(), &token).await;
+        let admitted = policy::admit(&self.query, &token).await;
         let unknown = || Status::unauthenticated("the token is unknown, revoked or has ended, or may not read");
         let (_, access) = admitted.map_err(|error| status::of(&error))?.ok_or_else(unknown)?;
         Ok((token, access))
@@ -160,7 +160,7 @@ impl FlightServer {
                 ended = timeout_at(deadline, pass_on(rows, schema, &sender)) => {
                     ended.unwrap_or_else(|_| Some(status::out_of_time()))
                 }
-                () = policy::changed(server.query.catalog(), server.query.directory(), &token, &access) => {
+                () = policy::changed(&server.query, &token, &access) => {
                     Some(Status::unauthenticated("the token was refused, or may see something else now; ask again"))
                 }
                 () = sender.closed() => None,

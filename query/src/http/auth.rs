@@ -13,7 +13,7 @@ pub(super) async fn reader(query: &Query, headers: &HeaderMap) -> Result<Access,
     };
     let directory = query.directory();
     let failed = |error| Problem::from_error(&error, false);
-    if let Some((_, access)) = policy::admit(query.catalog(), directory, key).await.map_err(failed)? {
+    if let Some((_, access)) = policy::admit(query, key).await.map_err(failed)? {
         return Ok(access);
     }
     match directory.authenticate(key, Scope::Ingest).await.map_err(|error| failed(Error::Directory(error)))? {

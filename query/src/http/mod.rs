@@ -14,6 +14,7 @@ mod docs;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod opt_in;
 mod page;
 mod params;
 mod problem;
@@ -51,12 +52,15 @@ use crate::{
     hot::Hot,
     places::{Place, Places},
     pool::Pool,
+    views::Views,
 };
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What every column of every table means.
 const CATALOGUE: &str = "/v1/catalogue";
+/// What is collected about the organisation's people, and what of it the credential shows.
+const OPT_IN: &str = "/v1/opt-in";
 /// This API, described for programs; for whoever asks.
 const OPENAPI: &str = "/v1/openapi.json";
 /// This API, described for people; for whoever asks.
@@ -67,7 +71,7 @@ pub(crate) const SQL: &str = "/v1/sql";
 /// Every route that asks for a credential: its path, and what answers.
 fn handlers() -> Vec<(&'static str, MethodRouter<Query>)> {
     let catalogue = get(async |query, uri, headers| rows::fixed(query, uri, headers, metric_catalogue).await);
-    let mut handlers = vec![(CATALOGUE, catalogue)];
+    let mut handlers = vec![(CATALOGUE, catalogue), (OPT_IN, get(opt_in::read))];
     for resource in resources() {
         let read = get(async |query, uri, headers| rows::read(resource, query, uri, headers).await);
         let schema = get(async |query, uri, headers| rows::schema(resource, query, uri, headers).await);
@@ -117,6 +121,7 @@ struct Inner {
     hot: Hot,
     metrics: Metrics,
     places: Places,
+    views: Arc<Views>,
     /// Where SQL is computed.
     pool: Pool,
     timeout: Duration,
@@ -163,6 +168,7 @@ impl Query {
             ctx,
             hot,
             catalog,
+            views: Arc::new(Views::new(directory.clone())),
             directory,
             metrics: Metrics::register(registry)?,
             places: Places::new(
@@ -195,6 +201,10 @@ impl Query {
 
     pub(crate) fn directory(&self) -> &Directory {
         &self.0.directory
+    }
+
+    pub(crate) fn views(&self) -> &Arc<Views> {
+        &self.0.views
     }
 
     pub(crate) fn pool(&self) -> &Pool {

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use arrow::datatypes::{DataType, Field};
+use directory::OptIn;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -38,6 +39,7 @@ fn write() -> Value {
         paths.insert(resource.schema_path.clone(), meaning(resource));
     }
     paths.insert(super::CATALOGUE.to_owned(), all_meanings());
+    paths.insert(super::OPT_IN.to_owned(), opt_in());
     paths.insert(super::SQL.to_owned(), sql());
     paths.insert(super::OPENAPI.to_owned(), public("describe_api", "This document.", "application/json"));
     paths.insert(super::DOCS.to_owned(), public("show_api", "This document as a page.", "text/html"));
@@ -170,6 +172,48 @@ fn meaning(resource: &Resource) -> Value {
 
 fn all_meanings() -> Value {
     described("describe_tables", "The metric catalogue: what every table's columns mean.".into(), None)
+}
+
+/// What is collected, by whose decision, and what of it is shown.
+fn opt_in() -> Value {
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    let levels: Vec<_> = OptIn::ALL.iter().map(|level| level.as_str()).collect();
+    let level = json!({ "type": "string", "enum": levels });
+    let list = |required: &[&str], properties: Value| {
+        let item =
+            json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties });
+        json!({ "type": "array", "items": item })
+    };
+    let changes = list(
+        &["at", "opt_in", "actor", "reason"],
+        json!({ "at": { "type": "string", "format": "date-time" }, "opt_in": level, "actor": text("Who switched it."), "reason": text("Why.") }),
+    );
+    let rows = json!({ "type": "string", "enum": ["all", "pseudonymous", "part", "none"] });
+    let why = json!({ "type": ["string", "null"], "description": "Why there are none." });
+    let shown = list(&["table", "rows", "why"], json!({ "table": text("Name."), "rows": rows, "why": why }));
+    let schema = json!({
+        "type": "object",
+        "required": ["organisation", "opt_in", "meaning", "changes", "shown", "collected"],
+        "additionalProperties": false,
+        "properties": {
+            "organisation": text("Its id."),
+            "opt_in": level,
+            "meaning": text("What the level means to the organisation's people."),
+            "changes": changes,
+            "shown": shown,
+            "collected": { "type": "object", "description": "Every column of an event, as in the metric catalogue." },
+        },
+    });
+    let mut responses = problems();
+    responses.remove("410");
+    let content = json!({ "application/json": { "schema": schema } });
+    responses.insert("200".into(), json!({ "description": "The opt-in, newest change first.", "content": content }));
+    json!({ "get": {
+        "operationId": "read_opt_in",
+        "summary": "What is collected about the organisation's people, by whose decision, and what of it this credential shows.",
+        "description": "For every member; open also where the opt-in is off.",
+        "responses": responses,
+    } })
 }
 
 /// A route for whoever asks.

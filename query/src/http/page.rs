@@ -24,7 +24,7 @@ use super::{
     cursor::Cursor,
     rows::{Days, Request},
 };
-use crate::{Access, Error, Pinned, Result, formats::Format, hot::Wanted};
+use crate::{Error, Pinned, Result, formats::Format, hot::Wanted, policy::USER_COLUMN};
 
 /// Some rows of an answer.
 pub(super) struct Page {
@@ -57,6 +57,12 @@ impl Request<'_> {
 
     async fn page_in_memory(&self, pinned: &Arc<Pinned>, days: Days, cursor: Option<&Cursor>) -> Result<Option<Page>> {
         let Some(org) = self.access.whole(self.resource.spec) else { return Ok(None) };
+        if let Some(viewer) = self.access.viewer(self.resource.spec) {
+            let person = self.asked.filters.parts().iter().find(|(column, _)| *column == USER_COLUMN);
+            let one = person.filter(|(_, people)| people.len() == 1).and_then(|(_, people)| people.first());
+            let reads = person.is_some() || self.asked.columns.iter().any(|column| column == USER_COLUMN);
+            viewer.looks_at(self.resource.spec.name, one.map(String::as_str), reads).await?;
+        }
         let limit = self.asked.limit;
         let wanted = Wanted {
             days: (days.from, days.to),
@@ -156,7 +162,7 @@ impl Request<'_> {
     /// The latest day with rows that may be seen.
     pub(super) async fn latest_day(&self, pinned: &Arc<Pinned>) -> Result<Option<Date>> {
         // What all see is worth remembering.
-        let whole = matches!(self.access, Access::Org(_));
+        let whole = self.access.whole(self.resource.spec).is_some();
         if whole && let Some(day) = pinned.known_latest_day(self.org) {
             return Ok(day);
         }

@@ -190,8 +190,8 @@ impl Problem {
                 log();
                 Self::unavailable("tables")
             }
-            // Logged by the fence.
-            Error::Scan(_) => Self::unavailable("tables"),
+            // Logged where it happened.
+            Error::Scan(_) | Error::Unrecorded => Self::unavailable("tables"),
             Error::Budget(_) => {
                 tracing::warn!(error = error as &dyn std::error::Error, "a request hit its budget");
                 let detail = "The request needs more memory than is free. Ask for fewer days, or try again later.";

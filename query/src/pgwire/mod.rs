@@ -118,7 +118,7 @@ impl PgServer {
 
     /// Who presents `key`, and what may be seen with it.
     async fn admitted(&self, key: &str) -> PgWireResult<(Principal, Access)> {
-        let admitted = policy::admit(self.query.catalog(), self.query.directory(), key).await.map_err(|error| {
+        let admitted = policy::admit(&self.query, key).await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "a key cannot be looked up");
             errors::no_directory()
         })?;
@@ -130,7 +130,7 @@ impl PgServer {
         loop {
             sleep(policy::RECHECK).await;
             if let Some((key, access)) = connection.opened() {
-                return policy::changed(self.query.catalog(), self.query.directory(), key, access).await;
+                return policy::changed(&self.query, key, access).await;
             }
         }
     }

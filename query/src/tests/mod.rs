@@ -9,5 +9,6 @@ mod resources;
 mod rest;
 mod roles;
 mod statements;
+mod views;
 mod walk;
 mod world;
