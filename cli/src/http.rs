@@ -37,6 +37,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// Whether it is of this cause, by its stable name.
+    pub(crate) fn is(&self, cause: &str) -> bool {
+        self.kind.as_deref().and_then(|kind| kind.rsplit('/').next()) == Some(cause)
+    }
+
     /// What is wrong, in the service's words.
     pub(crate) fn text(&self) -> Option<&str> {
         self.detail.as_deref().or(self.title.as_deref())

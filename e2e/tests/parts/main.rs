@@ -9,6 +9,7 @@ mod direct_producers;
 mod kafka_group;
 mod kafka_security;
 mod log_contract;
+mod opt_in;
 mod pipeline;
 mod query_service;
 mod shutdown;

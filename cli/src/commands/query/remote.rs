@@ -35,6 +35,8 @@ fn fault(status: StatusCode, problem: &Problem) -> Fault {
     let what = problem.text().map_or_else(|| format!("the query service answers {status}"), str::to_owned);
     match (status, &problem.request_id) {
         (StatusCode::BAD_REQUEST, _) => Fault::usage(what).help(super::LISTS),
+        // It says who can switch it.
+        (StatusCode::FORBIDDEN, _) if problem.is("not-opted-in") => Fault::usage(what),
         (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
             Fault::usage(what).help("--key or DAYBOOK_KEY takes a key of `daybook key create --scope read`")
         }
