@@ -6,11 +6,40 @@ use std::{
     time::Duration,
 };
 
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use schemas::OrgId;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout_at},
 };
+
+/// What Prometheus is told of places.
+pub(crate) struct Counts {
+    taken: IntGauge,
+    refused: IntCounterVec,
+}
+
+impl Counts {
+    /// Registers counts of `all` places.
+    pub(crate) fn register(registry: &Registry, all: usize) -> prometheus::Result<Self> {
+        let places = IntGauge::new("daybook_query_places", "Requests and statements that are answered at once.")?;
+        let taken = IntGauge::new("daybook_query_places_taken", "Requests and statements at work.")?;
+        let refused = Opts::new(
+            "daybook_query_places_refused_total",
+            "Requests and statements refused since no place came free, by what was full: the organisation or the service.",
+        );
+        let refused = IntCounterVec::new(refused, &["full"])?;
+        places.set(i64::try_from(all).unwrap_or(i64::MAX));
+        // There from the start: a rate over a series that appears later misses its first step.
+        for full in [Full::Organisation, Full::Service] {
+            refused.with_label_values(&[full.name()]);
+        }
+        registry.register(Box::new(places))?;
+        registry.register(Box::new(taken.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Self { taken, refused })
+    }
+}
 
 /// The places.
 pub(crate) struct Places {
@@ -19,12 +48,20 @@ pub(crate) struct Places {
     orgs: Mutex<HashMap<OrgId, Arc<Semaphore>>>,
     of_org: usize,
     wait: Duration,
+    counts: Counts,
 }
 
 /// A place, until it is dropped.
 pub(crate) struct Place {
     _of_all: OwnedSemaphorePermit,
     _of_org: Option<OwnedSemaphorePermit>,
+    taken: IntGauge,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.taken.dec();
+    }
 }
 
 /// No place came free in time.
@@ -36,15 +73,32 @@ pub(crate) enum Full {
     Service,
 }
 
+impl Full {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Organisation => "organisation",
+            Self::Service => "service",
+        }
+    }
+}
+
 impl Places {
     /// `all` places, `of_org` of which one organisation may take; who asks waits for at most `wait`.
-    pub(crate) fn new(all: usize, of_org: usize, wait: Duration) -> Self {
+    pub(crate) fn new(all: usize, of_org: usize, wait: Duration, counts: Counts) -> Self {
         let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
-        Self { all, orgs: Mutex::default(), of_org: of_org.min(Semaphore::MAX_PERMITS), wait }
+        Self { all, orgs: Mutex::default(), of_org: of_org.min(Semaphore::MAX_PERMITS), wait, counts }
     }
 
     /// A place for `org`; `None` = whoever runs the service.
     pub(crate) async fn take(&self, org: Option<&OrgId>) -> Result<Place, Full> {
+        let place = self.wait_for(org).await;
+        if let Err(full) = &place {
+            self.counts.refused.with_label_values(&[full.name()]).inc();
+        }
+        place
+    }
+
+    async fn wait_for(&self, org: Option<&OrgId>) -> Result<Place, Full> {
         let deadline = Instant::now() + self.wait;
         let taken = async |places: Arc<Semaphore>, full| match timeout_at(deadline, places.acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
@@ -55,7 +109,9 @@ impl Places {
             Some(org) => Some(taken(self.of(org), Full::Organisation).await?),
             None => None,
         };
-        Ok(Place { _of_all: taken(self.all.clone(), Full::Service).await?, _of_org: of_org })
+        let of_all = taken(self.all.clone(), Full::Service).await?;
+        self.counts.taken.inc();
+        Ok(Place { _of_all: of_all, _of_org: of_org, taken: self.counts.taken.clone() })
     }
 
     /// Places of `org`. As many organisations as there are keys for can ask: few, and small.
@@ -82,7 +138,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_organisation_leaves_places_to_the_others() {
-        let places = Places::new(3, 2, Duration::from_secs(1));
+        let counts = Counts::register(&Registry::new(), 3).expect("registered once");
+        let places = Places::new(3, 2, Duration::from_secs(1), counts);
         let [acme, globex] = ["acme", "globex"].map(|id| id.parse::<OrgId>().expect("an id"));
         let first = places.take(Some(&acme)).await.expect("free");
         let _second = places.take(Some(&acme)).await.expect("free");
@@ -90,8 +147,12 @@ mod tests {
         let third = places.take(Some(&globex)).await.expect("one is left");
         assert_eq!(places.take(Some(&globex)).await.err(), Some(Full::Service));
         assert_eq!(places.take(None).await.err(), Some(Full::Service));
+        let refused = |full: Full| places.counts.refused.with_label_values(&[full.name()]).get();
+        assert_eq!((refused(Full::Organisation), refused(Full::Service)), (1, 2));
+        assert_eq!(places.counts.taken.get(), 3);
         // Who was refused holds nothing.
         drop(third);
+        assert_eq!(places.counts.taken.get(), 2);
         assert_eq!(places.left(), 1);
         drop(first);
         let again = places.take(Some(&acme)).await.expect("its own came free");

@@ -7,7 +7,7 @@ use prometheus::{
     core::{Collector, Desc},
     proto::MetricFamily,
 };
-
+use schemas::event::Cause;
 use tokio::time::Instant;
 
 use super::flush::Outcome;
@@ -108,19 +108,17 @@ impl Metrics {
             )?,
         };
         let observed = add(registry, observed)?;
+        let dead_letters =
+            Opts::new("daybook_worker_dead_letters_total", "Records committed to the dead_letters table, by cause.");
+        let dead_letters = add(registry, IntCounterVec::new(dead_letters, &["cause"])?)?;
+        // Every series is there from the start: a rate over one that appears later misses its first step.
+        for cause in Cause::ALL {
+            dead_letters.with_label_values(&[cause.as_str()]);
+        }
         Ok(Self {
             rows: counter("daybook_worker_rows_total", "Events committed to the events table.")?,
             log_bytes: counter("daybook_worker_log_bytes_total", "Bytes of the records read from the log.")?,
-            dead_letters: add(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "daybook_worker_dead_letters_total",
-                        "Records committed to the dead_letters table, by cause.",
-                    ),
-                    &["cause"],
-                )?,
-            )?,
+            dead_letters,
             table_commits: counter("daybook_worker_table_commits_total", "Commits to the events table.")?,
             fenced: counter(
                 "daybook_worker_fenced_total",

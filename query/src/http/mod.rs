@@ -50,7 +50,7 @@ use crate::{
     Access, Catalog, Error, Result, Settings,
     columns::catalogue_of,
     hot::Hot,
-    places::{Place, Places},
+    places::{Counts, Place, Places},
     pool::Pool,
     views::Views,
 };
@@ -175,6 +175,7 @@ impl Query {
                 settings.concurrent_requests,
                 settings.concurrent_requests_per_organisation,
                 settings.queue_wait.unsigned_abs(),
+                Counts::register(registry, settings.concurrent_requests)?,
             ),
             pool,
             timeout: settings.timeout.unsigned_abs(),
