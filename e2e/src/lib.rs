@@ -2,7 +2,8 @@
 //!
 //! Everything is started on free loopback ports by the test that needs it and stopped, by pid, when it is dropped.
 //! Where the parts are installed is told by the environment (`cargo xtask test` sets it):
-//! `DAYBOOK_E2E_KAFKA_LIBS` (folder of jars), `DAYBOOK_E2E_VERSITYGW` (binary), `DAYBOOK_E2E_PYTHON` (interpreter).
+//! `DAYBOOK_E2E_KAFKA_LIBS` (folder of jars), `DAYBOOK_E2E_VERSITYGW` and `DAYBOOK_E2E_PROMETHEUS` (binaries),
+//! `DAYBOOK_E2E_PYTHON` (interpreter).
 #![allow(clippy::disallowed_methods, reason = "tests are an edge: they may read the clock")]
 
 pub mod activity;
@@ -11,6 +12,7 @@ pub mod faults;
 pub mod parts;
 pub mod pipeline;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 
 use std::{net::TcpListener, path::PathBuf};

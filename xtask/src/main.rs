@@ -32,7 +32,7 @@ usage: cargo xtask COMMAND
 
   test                        install what tests need, then all checks and all tests; ends with `N passed, N failed`
   check                       the quick part: fmt, cargo-deny, spelling, shell scripts, clippy, rustdoc links
-  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python jdbc (all by default), peers, engines, vegeta, claude
+  parts install [PART...]     fetch real parts into .parts and .venv: kafka s3 python jdbc prometheus (all by default), peers, engines, vegeta, claude
   parts up|down [PART...]     start or stop them for work by hand: kafka s3 (both by default)
   parts status                what is installed and what runs
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand

@@ -1,6 +1,6 @@
-//! Real parts: a Kafka broker, an S3 server, a Python with other engines and drivers, a JDBC client, the peers and the load generator of the benches, the Claude Code CLI.
+//! Real parts: a Kafka broker, an S3 server, a Python with other engines and drivers, a JDBC client, a Prometheus, the peers and the load generator of the benches, the Claude Code CLI.
 //!
-//! Each comes through its own package manager (Maven, Go, pip, npm), at a pinned version, into `.parts`, `.venv`, or
+//! Each comes through its own package manager (Maven, Go, pip, npm, apt), at a pinned version (of apt: Debian's), into `.parts`, `.venv`, or
 //! `.venv-peers` and `.venv-engines` (what peers need and what the tests need may exclude each other). An
 //! installation leaves a stamp of what it was made from, so that a second one does nothing and a changed pin takes effect.
 //! Tests start servers of their own on free ports; `up` and `down` are for work by hand.
@@ -20,6 +20,7 @@ pub(crate) enum Part {
     S3,
     Python,
     Jdbc,
+    Prometheus,
     Peers,
     Engines,
     Vegeta,
@@ -28,7 +29,7 @@ pub(crate) enum Part {
 
 impl Part {
     /// What `cargo xtask test` needs.
-    pub(crate) const FOR_TESTS: [Self; 4] = [Self::Kafka, Self::S3, Self::Python, Self::Jdbc];
+    pub(crate) const FOR_TESTS: [Self; 5] = [Self::Kafka, Self::S3, Self::Python, Self::Jdbc, Self::Prometheus];
     pub(crate) const SERVERS: [Self; 2] = [Self::Kafka, Self::S3];
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -37,6 +38,7 @@ impl Part {
             "s3" => Self::S3,
             "python" => Self::Python,
             "jdbc" => Self::Jdbc,
+            "prometheus" => Self::Prometheus,
             "peers" => Self::Peers,
             "engines" => Self::Engines,
             "vegeta" => Self::Vegeta,
@@ -51,6 +53,7 @@ impl Part {
             Self::S3 => "s3",
             Self::Python => "python",
             Self::Jdbc => "jdbc",
+            Self::Prometheus => "prometheus",
             Self::Peers => "peers",
             Self::Engines => "engines",
             Self::Vegeta => "vegeta",
@@ -95,19 +98,20 @@ impl Part {
         match self {
             Self::Kafka => command.env("KAFKA_DIR", folder).env("KAFKA_PORT", default("KAFKA_PORT", "19092")),
             Self::S3 => command.env("S3_DIR", folder).env("S3_PORT", default("S3_PORT", "19000")),
-            Self::Python | Self::Jdbc | Self::Peers | Self::Engines | Self::Vegeta | Self::Claude => &mut command,
+            _ => &mut command,
         };
         command
     }
 }
 
 /// Where the e2e tests, the faults and the benches find the parts; those of [`Part::FOR_TESTS`] first, in order.
-pub(crate) fn environment() -> [(&'static str, PathBuf); 8] {
+pub(crate) fn environment() -> [(&'static str, PathBuf); 9] {
     [
         ("DAYBOOK_E2E_KAFKA_LIBS", root().join(".parts/kafka")),
         ("DAYBOOK_E2E_VERSITYGW", root().join(".parts/bin/versitygw")),
         ("DAYBOOK_E2E_PYTHON", venv("python")),
         ("DAYBOOK_E2E_JDBC_LIBS", root().join(".parts/jdbc")),
+        ("DAYBOOK_E2E_PROMETHEUS", root().join(".parts/bin/prometheus")),
         ("DAYBOOK_PEERS_PYTHON", root().join(".venv-peers/bin/python")),
         ("DAYBOOK_PEERS_SPARK_JARS", root().join(".parts/spark")),
         ("DAYBOOK_ENGINES_PYTHON", root().join(".venv-engines/bin/python")),
@@ -127,7 +131,7 @@ pub(crate) fn print_environment() -> bool {
 /// Prints what is there and what runs.
 pub(crate) fn status() -> bool {
     for (part, (_, path)) in Part::FOR_TESTS.into_iter().zip(environment()) {
-        println!("{:<8} {}", part.name(), if path.exists() { "installed" } else { "not installed" });
+        println!("{:<11}{}", part.name(), if path.exists() { "installed" } else { "not installed" });
     }
     for part in Part::SERVERS {
         // Its exit code says whether it runs, which is not our failure.

@@ -4,6 +4,7 @@
 mod api_contract;
 mod bad_input;
 mod claude_code;
+mod dashboards;
 mod demo;
 mod direct_producers;
 mod kafka_group;
