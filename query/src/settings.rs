@@ -31,6 +31,8 @@ pub struct Settings {
     pub snapshot_age_max: SignedDuration,
     /// Older versions of a table kept for open cursors.
     pub cursor_versions: usize,
+    /// Statements and pages that take longer are logged; 0 logs none.
+    pub slow_query: SignedDuration,
     /// Secret that authenticates cursors, at least 32 bytes, the same on all query nodes. Without one each process makes its own, and
     /// cursors end with it.
     #[serde(default, skip_serializing)]
@@ -62,6 +64,7 @@ impl fmt::Debug for Settings {
             .field("hot_memory", &self.hot_memory)
             .field("snapshot_age_max", &self.snapshot_age_max)
             .field("cursor_versions", &self.cursor_versions)
+            .field("slow_query", &self.slow_query)
             .field("cursor_key", &self.cursor_key.as_ref().map(|_| "…"))
             .field("pg_listen", &self.pg_listen)
             .field("flight_listen", &self.flight_listen)
@@ -84,6 +87,9 @@ impl Settings {
         }
         if self.snapshot_age_max.is_negative() {
             found.push(fault("snapshot-age-max", "must not be negative; \"0s\" asks the table on every request"));
+        }
+        if self.slow_query.is_negative() {
+            found.push(fault("slow-query", "must not be negative; \"0s\" logs none"));
         }
         if self.concurrent_requests == 0 {
             found.push(fault("concurrent-requests", "must be at least 1"));

@@ -31,7 +31,7 @@ pub const MAX_SQL_BYTES: usize = 256 * 1024;
 /// Operators, joins and set operations in a row, each of which may nest the rest.
 const MAX_SQL_OPERATORS: usize = 300;
 /// Deepest nesting of a statement; the parser recurses.
-const MAX_SQL_DEPTH: usize = 64;
+pub(crate) const MAX_SQL_DEPTH: usize = 64;
 
 /// Runs one reading statement: a SELECT (with WITH, VALUES, set operations), EXPLAIN of one, SHOW TABLES, COLUMNS,
 /// FUNCTIONS or a setting, or DESCRIBE. Dropping the stream cancels the query.

@@ -146,10 +146,11 @@ impl FlightServer {
         let (token, access) = self.access(request).await?;
         let deadline = Instant::now() + self.query.statement_time();
         let place = self.query.places().take(access.org()).await.map_err(status::busy)?;
+        let watch = self.query.slow().of_call(request.remote_addr(), &statement);
         let context = self.session(&access).await?;
         let planned = self.query.pool().within(sql(&context, &statement));
         let rows = timeout_at(deadline, planned).await.map_err(|_| status::out_of_time())?;
-        let rows = rows.map_err(|error| status::of(&error))?;
+        let rows = watch.counting(rows.map_err(|error| status::of(&error))?);
         let schema = published(&rows.schema());
         let known = schema.clone();
         let (sender, made) = mpsc::channel(AHEAD);

@@ -13,7 +13,7 @@ use axum::{
 use futures::{StreamExt, stream};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Query, auth, body, negotiate, params::Pairs, problem::Problem};
+use super::{Query, auth, body, id_of, negotiate, params::Pairs, problem::Problem};
 use crate::{
     formats::{self, Format},
     sql,
@@ -37,9 +37,10 @@ pub(super) async fn ask(
         let statement =
             std::str::from_utf8(&statement).map_err(|_| Problem::statement("The body is no UTF-8 text."))?;
         let permit = query.admit(&access).await?;
+        let watch = query.slow().of_request(id_of(&headers), statement);
         let context = query.0.catalog.session(&access).await.map_err(|error| Problem::from_sql(&error))?;
         let rows = sql(&context, statement).await.map_err(|error| Problem::from_sql(&error))?;
-        let mut chunks = formats::write(rows, format);
+        let mut chunks = formats::write(watch.counting(rows), format);
         let first = chunks.next().await.transpose().map_err(|error| Problem::from_sql(&error))?;
         let chunks = stream::iter(first.map(Ok)).chain(chunks);
         Ok(response(body::until(deadline, permit, chunks), format))

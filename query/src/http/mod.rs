@@ -32,7 +32,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     middleware::{self, Next},
     response::{Html, Response},
     routing::{MethodRouter, get, post},
@@ -52,6 +52,7 @@ use crate::{
     hot::Hot,
     places::{Counts, Place, Places},
     pool::Pool,
+    slow::Slow,
     views::Views,
 };
 
@@ -124,6 +125,7 @@ struct Inner {
     views: Arc<Views>,
     /// Where SQL is computed.
     pool: Pool,
+    slow: Arc<Slow>,
     timeout: Duration,
     connections_max: usize,
     cursor_key: Vec<u8>,
@@ -178,6 +180,7 @@ impl Query {
                 Counts::register(registry, settings.concurrent_requests)?,
             ),
             pool,
+            slow: Slow::register(registry, settings.slow_query.unsigned_abs())?,
             timeout: settings.timeout.unsigned_abs(),
             connections_max: settings.connections,
             cursor_key,
@@ -210,6 +213,11 @@ impl Query {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.0.pool
+    }
+
+    /// The log of what takes long.
+    pub(crate) fn slow(&self) -> &Arc<Slow> {
+        &self.0.slow
     }
 
     /// Longest time of a statement.
@@ -264,11 +272,13 @@ pub fn router(state: Query) -> Router {
 }
 
 /// What every request gets: an id, a span in the log, a count; and its problem, if it ended in one, written out.
-async fn finish(State(query): State<Query>, route: MatchedPath, request: Request, next: Next) -> Response {
+async fn finish(State(query): State<Query>, route: MatchedPath, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let id = query.request_id(&request);
     let shown = id.to_str().expect("checked or made as ASCII").to_owned();
     let span = tracing::info_span!("request", request_id = %shown, route = route.as_str());
+    // For whoever logs more of this request.
+    request.headers_mut().insert(&REQUEST_ID, id.clone());
     query.0.metrics.in_flight.inc();
     let in_flight = InFlight(&query);
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -280,6 +290,11 @@ async fn finish(State(query): State<Query>, route: MatchedPath, request: Request
     response.headers_mut().insert(&REQUEST_ID, id);
     query.0.metrics.answered(route.as_str(), response.status().as_u16(), began.elapsed());
     response
+}
+
+/// The id that [`finish`] gave a request.
+fn id_of(headers: &HeaderMap) -> String {
+    headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 /// Counts a request down even when its client goes away in the middle.

@@ -36,6 +36,12 @@ impl Pairs {
         }
     }
 
+    /// The names of the parameters, which are known ones, as a list with commas.
+    pub(super) fn names(&self) -> String {
+        let names: BTreeSet<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        names.into_iter().collect::<Vec<_>>().join(",")
+    }
+
     fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.as_str())
     }

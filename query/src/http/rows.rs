@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Query, auth, body,
     cursor::Cursor,
-    negotiate,
+    id_of, negotiate,
     page::Content,
     params::{Asked, Pairs},
     problem::Problem,
@@ -39,6 +39,7 @@ use crate::{
     columns::catalogue_of,
     formats::{self, Format},
     places::Place,
+    slow::Watch,
 };
 
 static TABLE_VERSION: HeaderName = HeaderName::from_static("daybook-table-version");
@@ -81,9 +82,10 @@ pub(super) async fn read(
             None => negotiate::format(&headers)?,
         };
         let permit = query.admit(&access).await?;
+        let watch = query.slow().of_page(id_of(&headers), resource.path, asked.pairs.names());
         let org = access.org().ok_or_else(|| Problem::unauthorized(true))?;
-        let (query, access, asked, headers) = (&query, &access, &asked, &headers);
-        let request = Request { resource, query, access, org, asked, format, path: uri.path(), headers };
+        let (query, access, asked, headers, watch) = (&query, &access, &asked, &headers, &watch);
+        let request = Request { resource, query, access, org, asked, format, path: uri.path(), headers, watch };
         request.answer(permit, deadline).await
     };
     timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
@@ -106,6 +108,7 @@ pub(super) struct Request<'a> {
     pub(super) format: Format,
     path: &'a str,
     headers: &'a HeaderMap,
+    watch: &'a Watch,
 }
 
 impl Request<'_> {
@@ -138,6 +141,7 @@ impl Request<'_> {
         }
         let page = self.page(&pinned, days, cursor.as_ref()).await.map_err(problem)?;
         self.query.0.metrics.rows(self.resource.path, page.rows);
+        self.watch.rows(page.rows);
         let next = match (page.last, pinned.version) {
             (Some(after), Some(version)) => {
                 catalog.keep(&pinned);

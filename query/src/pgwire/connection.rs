@@ -99,8 +99,8 @@ impl Connection {
         self.session.get().ok_or_else(errors::not_signed_in)
     }
 
-    /// A place for a statement, which reads the newest versions.
-    async fn turn(&self, session: &Session) -> PgWireResult<Turn> {
+    /// A place for the statement `text`, which reads the newest versions.
+    async fn turn(&self, session: &Session, text: &str) -> PgWireResult<Turn> {
         let place = self.server.query.places().take(session.access.org()).await.map_err(errors::busy)?;
         let busy = self.idle.clone().try_acquire_owned().map_err(|_| errors::busy(Full::Service))?;
         session.versions.forget();
@@ -109,6 +109,7 @@ impl Connection {
             pool: self.server.query.pool().handle().clone(),
             left: self.server.query.statement_time(),
             cancelled: session.cancel.statement(),
+            watch: self.server.query.slow().of_connection(self.peer, text),
         })
     }
 }
@@ -131,7 +132,7 @@ impl SimpleQueryHandler for Connection {
     {
         sql::check_size(query).map_err(errors::of)?;
         let session = self.session()?;
-        let mut turn = self.turn(session).await?;
+        let mut turn = self.turn(session, query).await?;
         let answers = turn
             .run(self.server.query.pool().within(SimpleQueryHandler::do_query(&session.service, client, query)))
             .await?;
@@ -169,7 +170,7 @@ impl ExtendedQueryHandler for Connection {
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
         let session = self.session()?;
-        let mut turn = self.turn(session).await?;
+        let mut turn = self.turn(session, &portal.statement.statement.0).await?;
         let work = ExtendedQueryHandler::do_query(&session.service, client, portal, max_rows);
         let answer = turn.run(self.server.query.pool().within(work)).await?;
         match within(&turn, answer) {

@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::errors;
-use crate::places::Place;
+use crate::{places::Place, slow::Watch};
 
 /// Rows made at once, at most.
 const CHUNK: usize = 1024;
@@ -38,6 +38,7 @@ pub(super) struct Turn {
     /// Time to run in that is left. What the client takes to read is its own.
     pub(super) left: Duration,
     pub(super) cancelled: CancellationToken,
+    pub(super) watch: Arc<Watch>,
 }
 
 impl Turn {
@@ -48,8 +49,13 @@ impl Turn {
             () = self.cancelled.cancelled() => Err(PgWireError::QueryCanceled),
             outcome = timeout(self.left, work) => outcome.unwrap_or_else(|_| Err(errors::out_of_time())),
         };
-        self.left = self.left.saturating_sub(began.elapsed());
+        self.took(began.elapsed());
         outcome
+    }
+
+    fn took(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
+        self.watch.worked(time);
     }
 
     /// The same answer, its rows made in the pool and within this turn.
@@ -95,10 +101,13 @@ impl<T: Unpin> Stream for Rows<PgWireResult<T>> {
             let Some((made, _)) = &mut this.making else { return Poll::Ready(None) };
             let Poll::Ready(chunk) = made.poll_recv(context) else { break };
             if let Some((since, _)) = this.waiting.take() {
-                this.turn.left = this.turn.left.saturating_sub(since.elapsed());
+                this.turn.took(since.elapsed());
             }
             match chunk {
-                Some(chunk) => this.chunk = chunk.into_iter(),
+                Some(chunk) => {
+                    this.turn.watch.rows(chunk.len());
+                    this.chunk = chunk.into_iter();
+                }
                 None => this.making = None,
             }
         }
@@ -114,6 +123,9 @@ impl<T: Unpin> Stream for Rows<PgWireResult<T>> {
             (Instant::now(), Box::pin(end))
         });
         let Poll::Ready(error) = end.as_mut().poll(context) else { return Poll::Pending };
+        if let Some((since, _)) = this.waiting.take() {
+            this.turn.took(since.elapsed());
+        }
         this.making = None;
         Poll::Ready(Some(Err(error)))
     }

@@ -1,6 +1,7 @@
 //! The service over a lake in memory that holds three organisations, each row a canary of its own.
 
 mod asked;
+mod flight;
 mod hot;
 mod isolation;
 mod limits;
@@ -8,6 +9,7 @@ mod pg;
 mod resources;
 mod rest;
 mod roles;
+mod slow;
 mod statements;
 mod views;
 mod walk;

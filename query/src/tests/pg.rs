@@ -25,7 +25,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    async fn with(settings: Settings) -> Self {
+    pub(super) async fn with(settings: Settings) -> Self {
         let world = World::filled_with(settings).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();

@@ -53,6 +53,7 @@ pub(super) fn settings() -> Settings {
         "hot-memory": "64MiB",
         "snapshot-age-max": "0s",
         "cursor-versions": 3,
+        "slow-query": "0s",
     }))
     .expect("valid settings")
 }
