@@ -38,6 +38,8 @@ usage: cargo xtask COMMAND
   parts env                   print `export` lines, for `cargo test -p daybook-e2e` by hand
   sim [--seeds N] [--seed S]  the simulation
   mutants [WORD]              plants bugs, each of which must turn the simulation red; only those whose name has WORD
+  isolation [--statements N] [--seed S]
+                              generated SQL through the fence: no statement shows what is not one's own (default: 100000)
   faults [--minutes N] [--seed S]
                               fault injection on real parts: the whole campaign takes half an hour, --minutes cuts it
   claude                      the published Claude Code CLI (360 MB from npm) reports to a running Daybook
@@ -70,6 +72,10 @@ fn main() -> ExitCode {
         ["sim", rest @ ..] => return end(run_binary("daybook-simulation", "sim", rest)),
         ["mutants"] => return end(mutants::run("")),
         ["mutants", word] => return end(mutants::run(word)),
+        ["isolation", rest @ ..] => match isolation(rest) {
+            Some(code) => return code,
+            None => return usage(),
+        },
         ["faults", rest @ ..] => return end(with_parts(|| run_binary("daybook-e2e", "faults", rest))),
         ["claude"] => return end(Part::Claude.install() && with_parts(|| run_binary("daybook-e2e", "claude", &[]))),
         ["bench", name, rest @ ..] if benches().iter().any(|bench| bench == name) => {
@@ -144,6 +150,34 @@ fn run_binary(package: &str, binary: &str, arguments: &[&str]) -> bool {
     let mut program = Command::new(target().join("release").join(binary));
     steps::succeeds(&mut build)
         && steps::succeeds(program.args(arguments).current_dir(root()).envs(parts::environment()))
+}
+
+/// Runs the test of generated statements with as many as are asked for. `None` = wrong usage.
+fn isolation(words: &[&str]) -> Option<ExitCode> {
+    let mut test = steps::cargo();
+    // `daybook` as in `run_binary`.
+    test.args([
+        "test",
+        "--release",
+        "--package",
+        "daybook",
+        "--package",
+        "daybook-query",
+        "--lib",
+        "--",
+        "--nocapture",
+    ]);
+    test.arg("no_generated_statement").env("DAYBOOK_ISOLATION_STATEMENTS", "100000");
+    for pair in words.chunks(2) {
+        let [name, value] = pair else { return None };
+        let variable = match *name {
+            "--statements" => "DAYBOOK_ISOLATION_STATEMENTS",
+            "--seed" => "DAYBOOK_ISOLATION_SEED",
+            _ => return None,
+        };
+        test.env(variable, value);
+    }
+    Some(end(steps::succeeds(&mut test)))
 }
 
 /// Where cargo builds.

@@ -103,7 +103,7 @@ pub(super) const OTHERS: &[&str] = &[
 ];
 
 /// What a person sees who runs `text`: rows, or the error with all its causes.
-async fn shown(ctx: &SessionContext, text: &str) -> String {
+pub(super) async fn shown(ctx: &SessionContext, text: &str) -> String {
     let answer = match sql(ctx, text).await {
         Ok(rows) => rows.try_collect::<Vec<_>>().await.map_err(crate::Error::engine),
         Err(error) => Err(error),
@@ -132,7 +132,7 @@ pub(super) fn foreign(text: &str, statement: &str, own: &str) -> Vec<&'static st
         (text.contains(&name) && !statement.contains(&name))
             || text.contains(&digits)
             || (text.contains(org) && !statement.contains(org))
-            || text.contains(&name.to_uppercase())
+            || (text.contains(&name.to_uppercase()) && !statement.contains(&name))
     };
     others.filter(shows).map(|(org, _)| *org).collect()
 }

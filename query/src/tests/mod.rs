@@ -2,6 +2,8 @@
 
 mod asked;
 mod flight;
+mod generated;
+mod generator;
 mod hot;
 mod isolation;
 mod limits;
