@@ -1,7 +1,7 @@
 //! Arrow Flight SQL, asked by a client over a socket.
 
-use arrow::util::pretty::pretty_format_batches;
-use arrow_flight::sql::client::FlightSqlServiceClient;
+use arrow::{array::RecordBatch, util::pretty::pretty_format_batches};
+use arrow_flight::{error::FlightError, sql::client::FlightSqlServiceClient};
 use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -11,23 +11,22 @@ use super::{
     isolation::{FILE, OTHERS, PROBES, foreign},
     world::{ORGS, World},
 };
-use crate::FlightServer;
+use crate::{FlightServer, Query};
 
-/// A server over a world, until it is dropped.
+/// A server, until it is dropped.
 pub(super) struct Served {
-    pub(super) world: World,
     endpoint: Endpoint,
     _closes: DropGuard,
 }
 
 impl Served {
-    pub(super) async fn over(world: World) -> Self {
+    pub(super) async fn over(query: &Query) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let closing = CancellationToken::new();
-        tokio::spawn(FlightServer::serve(world.query.clone(), listener, None, closing.clone()));
+        tokio::spawn(FlightServer::serve(query.clone(), listener, None, closing.clone()));
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
-        Self { world, endpoint, _closes: closing.drop_guard() }
+        Self { endpoint, _closes: closing.drop_guard() }
     }
 
     pub(super) async fn connect(&self, key: &str) -> FlightSqlServiceClient<Channel> {
@@ -37,22 +36,30 @@ impl Served {
     }
 }
 
+/// The rows of `statement`, or the error as it came.
+pub(super) async fn rows(
+    client: &mut FlightSqlServiceClient<Channel>,
+    statement: &str,
+) -> Result<Vec<RecordBatch>, FlightError> {
+    let info = client.execute(statement.to_owned(), None).await?;
+    let ticket = info.endpoint.first().and_then(|endpoint| endpoint.ticket.clone()).expect("a ticket");
+    client.do_get(ticket).await?.try_collect().await
+}
+
 /// What a person sees who runs `statement`: all rows, or the error as it came.
 pub(super) async fn shown(client: &mut FlightSqlServiceClient<Channel>, statement: &str) -> String {
-    let rows = async {
-        let info = client.execute(statement.to_owned(), None).await?;
-        let ticket = info.endpoint.first().and_then(|endpoint| endpoint.ticket.clone()).expect("a ticket");
-        let batches: Vec<_> = client.do_get(ticket).await?.try_collect().await?;
-        Ok::<_, arrow_flight::error::FlightError>(pretty_format_batches(&batches)?.to_string())
-    };
-    rows.await.unwrap_or_else(|error| format!("{error:?}"))
+    match rows(client, statement).await {
+        Ok(batches) => pretty_format_batches(&batches).expect("printable").to_string(),
+        Err(error) => format!("{error:?}"),
+    }
 }
 
 #[tokio::test]
 async fn no_sql_over_flight_shows_foreign_rows() {
-    let served = Served::over(World::filled().await).await;
+    let world = World::filled().await;
+    let served = Served::over(&world.query).await;
     for (own, digits) in ORGS {
-        let mut client = served.connect(&served.world.keys[own]).await;
+        let mut client = served.connect(&world.keys[own]).await;
         for statement in PROBES.iter().chain(OTHERS) {
             let text = shown(&mut client, statement).await;
             let found = foreign(&text, statement, own);

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::{array::RecordBatch, util::pretty::pretty_format_batches};
+use arrow_flight::error::FlightError;
 use directory::{NewKey, OptIn, Role, Scope};
 use jiff::Timestamp;
 use schemas::{DEAD_LETTERS, TEAM_MEMBERS, tables};
 use serde_json::Value;
+use tonic::Code;
 
 use super::{
+    flight,
     isolation::{OTHERS, PROBES, foreign},
     pg::{self, Served},
     world::{DAYS, World, org},
@@ -175,11 +179,13 @@ async fn each_role_sees_its_part_through_every_door() {
         whole.insert(*table, all.text().lines().count());
         assert!(whole[table] > 0, "{table}");
     }
+    let flights = flight::Served::over(&world.query).await;
     for (opt_in, role) in OptIn::ALL.into_iter().flat_map(|level| roles().map(|role| (level, role))) {
         // The organisation's admin has opted in that far; no key is made anew for it.
         let _ = world.query.directory().set_opt_in(&org("acme"), opt_in, "a test", Timestamp::UNIX_EPOCH).await;
         let key = key(world, &role).await;
         let client = served.connect_with(&key).await.expect("a connection");
+        let mut flight = flights.connect(&key).await;
         for (table, about) in TABLES {
             let (seen, whole) = (policy(&role, opt_in, *about), whole[table]);
             let select = format!("SELECT * FROM {table}");
@@ -200,6 +206,19 @@ async fn each_role_sees_its_part_through_every_door() {
                     let text = pg::shown(&client, &select).await;
                     let seen = seen.unwrap_or_else(|problem| panic!("{table} as {role} at {opt_in}: not {problem}"));
                     check("PostgreSQL", table, seen, *about, whole, text.lines().count(), &text);
+                }
+            }
+            match flight::rows(&mut flight, &select).await {
+                Err(FlightError::Tonic(status)) => {
+                    assert!(seen.is_err(), "{table} as {role} at {opt_in}: {status:?}");
+                    assert_eq!(status.code(), Code::PermissionDenied, "{table}: {status:?}");
+                }
+                Err(error) => panic!("{table}: {error:?}"),
+                Ok(batches) => {
+                    let rows = batches.iter().map(RecordBatch::num_rows).sum();
+                    let text = pretty_format_batches(&batches).expect("printable").to_string();
+                    let seen = seen.unwrap_or_else(|problem| panic!("{table} as {role} at {opt_in}: not {problem}"));
+                    check("Flight", table, seen, *about, whole, rows, &text);
                 }
             }
             if let Some(resource) = resources().iter().find(|resource| resource.spec.name == *table) {

@@ -127,8 +127,9 @@ async fn statements_over_postgresql() {
 #[tokio::test]
 async fn statements_over_flight() {
     listen();
-    let served = flight::Served::over(World::filled_with(all()).await).await;
-    let mut client = served.connect(&served.world.keys["acme"]).await;
+    let world = World::filled_with(all()).await;
+    let served = flight::Served::over(&world.query).await;
+    let mut client = served.connect(&world.keys["acme"]).await;
     let statement = "SELECT user_key AS of_flight FROM events WHERE user_key <> 'zqsecret' LIMIT 3";
     let rows = flight::shown(&mut client, statement).await;
     assert!(rows.contains("canary-acme"), "{rows}");
