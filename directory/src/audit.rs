@@ -151,7 +151,7 @@ impl Directory {
     /// Writes an entry, within what it is about. Holds the organisation's row until the transaction ends.
     pub(crate) async fn record(
         &self,
-        transaction: &mut Transaction<'static, Any>,
+        transaction: &mut Transaction<'_, Any>,
         org: &OrgId,
         action: &str,
         subject: &str,

@@ -62,6 +62,8 @@ pub enum Scope {
     Read,
     /// Sign records that are written to the log directly. Not accepted over HTTP.
     Produce,
+    /// Push people and groups.
+    Scim,
 }
 
 impl Scope {
@@ -72,6 +74,7 @@ impl Scope {
             Self::Ingest => "ingest",
             Self::Read => "read",
             Self::Produce => "produce",
+            Self::Scim => "scim",
         }
     }
 }
@@ -90,6 +93,7 @@ impl FromStr for Scope {
             "ingest" => Ok(Self::Ingest),
             "read" => Ok(Self::Read),
             "produce" => Ok(Self::Produce),
+            "scim" => Ok(Self::Scim),
             _ => Err(()),
         }
     }

@@ -4,7 +4,8 @@
 //! cli (org create, key create) ──► Directory ──► SQLite or PostgreSQL: organisations, keys, leases
 //! collector, query ──authenticate──► cache (seconds) ──miss──┤
 //! collector ──spend──► block of a quota (a day) ──empty──────┤
-//! worker ──signers───────────────────────────────────────────┘
+//! worker ──signers───────────────────────────────────────────┤
+//! identity provider ──SCIM──► people, groups, memberships ───┘
 //! ```
 //!
 //! Invariants:
@@ -35,7 +36,9 @@ mod opt_in;
 mod orgs;
 mod quota;
 mod role;
+mod scim;
 mod signers;
+mod teams;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +55,10 @@ pub use orgs::{ALLOWED_LATENESS_HOURS_MAX, DEFAULT_ALLOWED_LATENESS_HOURS, Org, 
 use quota::Blocks;
 pub use quota::Spent;
 pub use role::{PseudonymKey, Role};
+use scim::Lane;
+pub use scim::{Scim, router as scim_router};
 pub use signers::Signer;
+pub use teams::Membership;
 
 /// A key, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +138,8 @@ pub struct Directory {
     blocks: Arc<Blocks>,
     /// Who acts through it, for the audit log.
     actor: Arc<str>,
+    /// Where writes of this process stand in line; `None` = the database takes several at once.
+    lane: Option<Arc<Lane>>,
 }
 
 impl Directory {
@@ -141,8 +149,10 @@ impl Directory {
     /// # Errors
     /// Where the URL is neither, the database cannot be reached or written, or it was written by a newer version.
     pub async fn open(url: &str) -> Result<Self> {
-        let (pool, begin) = open::open(url).await?;
-        Ok(Self { pool, begin, cache: Arc::default(), blocks: Arc::default(), actor: ACTOR.into() })
+        let (pool, kind) = open::open(url).await?;
+        let lane = kind.has_one_writer().then(Arc::default);
+        let begin = kind.begin();
+        Ok(Self { pool, begin, cache: Arc::default(), blocks: Arc::default(), actor: ACTOR.into(), lane })
     }
 
     /// Closes all connections, of every clone; what is asked later fails.

@@ -26,28 +26,33 @@ const POSTGRES_MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(641189203577
 
 /// Which database it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Sqlite { memory: bool },
     Postgres,
 }
 
 impl Kind {
     /// Begins a transaction that writes.
-    fn begin(self) -> &'static str {
+    pub(crate) fn begin(self) -> &'static str {
         match self {
             // One that begins by reading may find, when it writes, that another wrote meanwhile; then it cannot go on.
             Self::Sqlite { .. } => "BEGIN IMMEDIATE",
             Self::Postgres => "BEGIN",
         }
     }
+
+    /// Whether writes wait for each other, each for the disk.
+    pub(crate) fn has_one_writer(self) -> bool {
+        matches!(self, Self::Sqlite { .. })
+    }
 }
 
-/// The database of `url`, and how a transaction begins that writes; a database of SQLite is made where it is not there.
+/// The database of `url`, and which it is; one of SQLite is made where it is not there.
 ///
 /// # Errors
 /// As [`crate::Directory::open`].
-pub(crate) async fn open(url: &str) -> Result<(AnyPool, &'static str)> {
-    Ok((at_version(url, None).await?, kind(url)?.begin()))
+pub(crate) async fn open(url: &str) -> Result<(AnyPool, Kind)> {
+    Ok((at_version(url, None).await?, kind(url)?))
 }
 
 /// With the migrations up to `version` alone; `None` = all.
@@ -138,6 +143,7 @@ async fn migrate(pool: &AnyPool, kind: Kind, version: Option<i64>) -> Result<()>
         (3, "leases", include_str!("../migrations/0003_leases.sql")),
         (4, "roles", include_str!("../migrations/0004_roles.sql")),
         (5, "opt-in and audit", include_str!("../migrations/0005_opt_in_and_audit.sql")),
+        (6, "people", include_str!("../migrations/0006_people.sql")),
     ];
     let migrations = migrations.map(|(version, about, sql)| {
         Migration::new(version, about.into(), MigrationType::Simple, sql.into_sql_str(), false)

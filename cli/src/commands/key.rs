@@ -20,6 +20,8 @@ pub(crate) enum KeyScope {
     Read,
     /// Sign records that a program writes to the log itself (docs/producers.md); not accepted over HTTP
     Produce,
+    /// Push people and groups by SCIM, for an identity provider (docs/scim.md)
+    Scim,
 }
 
 #[derive(Debug, Args)]
@@ -27,6 +29,7 @@ pub(crate) enum KeyScope {
 Examples:
   daybook key create --org acme --scope ingest --label laptops
   daybook key create --org acme --label gateway --rate-limit 50000
+  daybook key create --org acme --scope scim --label okta
   daybook key list --org acme
   daybook key revoke KEY_ID
 
@@ -82,6 +85,7 @@ pub(crate) async fn run(args: &KeyArgs, sources: &Sources, now: Timestamp) -> Re
                 KeyScope::Ingest => Scope::Ingest,
                 KeyScope::Read => Scope::Read,
                 KeyScope::Produce => Scope::Produce,
+                KeyScope::Scim => Scope::Scim,
             };
             let created = directory
                 .create_key_as(org, &NewKey { rate_limit: *rate_limit, ..NewKey::of(scope, label) }, now)

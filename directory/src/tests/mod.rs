@@ -24,6 +24,7 @@ macro_rules! on_both {
         })+
     };
 }
+pub(crate) use on_both;
 
 mod audit;
 mod lease;
@@ -55,19 +56,19 @@ fn org(id: &str) -> OrgId {
 }
 
 /// A database of its own, empty.
-struct Database {
+pub(crate) struct Database {
     url: String,
     folder: Option<tempfile::TempDir>,
 }
 
 impl Database {
-    fn sqlite() -> Self {
+    pub(crate) fn sqlite() -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         Self { url: format!("sqlite://{}", folder.path().join("directory.db").display()), folder: Some(folder) }
     }
 
     /// On the server that `cargo xtask test` starts; `None` where there is none.
-    async fn postgresql() -> Option<Self> {
+    pub(crate) async fn postgresql() -> Option<Self> {
         let Ok(server) = std::env::var("DAYBOOK_TEST_POSTGRES") else {
             eprintln!("left out: DAYBOOK_TEST_POSTGRES names no server; `cargo xtask test` starts one");
             return None;
@@ -87,7 +88,7 @@ impl Database {
         if self.folder.is_some() { Self::sqlite() } else { Self::postgresql().await.expect("as before") }
     }
 
-    async fn open(&self) -> Directory {
+    pub(crate) async fn open(&self) -> Directory {
         Directory::open(&self.url).await.expect("a database that is there can be opened")
     }
 

@@ -19,7 +19,7 @@ pub(super) async fn sender(collector: &Collector, headers: &HeaderMap) -> Result
         let elsewhere = collector.0.only_org.as_ref().is_some_and(|only| *only != principal.org);
         return if elsewhere { Err(Problem::other_organisation()) } else { Ok(principal) };
     }
-    for scope in [Scope::Read, Scope::Produce] {
+    for scope in [Scope::Read, Scope::Produce, Scope::Scim] {
         if authenticate(scope).await?.is_some() {
             return Err(Problem::forbidden(scope));
         }
