@@ -126,9 +126,9 @@ pub(crate) enum Role {
     Collector,
     /// Writes the log's events to the tables
     Worker,
-    /// Keeps the daily rollup up to date
+    /// Keeps the daily rollup up to date, and teams where groups come by SCIM
     Aggregate,
-    /// Answers questions over HTTP
+    /// Answers questions over HTTP, and takes people and groups by SCIM
     Query,
     /// Merges small files, writes log checkpoints, deletes what nobody needs any more
     Maintain,

@@ -19,6 +19,7 @@ mod parts;
 mod registry;
 mod sender;
 mod serve;
+mod teams;
 mod telemetry;
 
 use std::process::ExitCode;

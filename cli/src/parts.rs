@@ -109,8 +109,13 @@ pub(crate) struct DirectoryLease {
 
 impl DirectoryLease {
     pub(crate) fn new(directory: Directory, lake_url: &str) -> Self {
+        Self::of(directory, &format!("rollup of {lake_url}"))
+    }
+
+    /// Of a piece of work by its name.
+    pub(crate) fn of(directory: Directory, work: &str) -> Self {
         let holder = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
-        Self { directory, name: format!("rollup of {lake_url}"), holder }
+        Self { directory, name: work.to_owned(), holder }
     }
 }
 

@@ -76,7 +76,7 @@ async fn missing(uri: Uri) -> Response {
         "status": 404,
         "detail": format!(
             "There is nothing at {}. Collectors take events at /v1/events (OTLP at /v1/logs, /v1/metrics); query services answer at \
-             /v1/rollups/daily and more, see /v1/docs; all have /healthz, /readyz and /metrics.",
+             /v1/rollups/daily and more, see /v1/docs, and take people and groups at /scim/v2; all have /healthz, /readyz and /metrics.",
             uri.path()
         ),
     });

@@ -3,6 +3,7 @@
 //! ```text
 //!  HTTP ─┬─ collector ─► log ─► worker ─► lake ◄─ aggregate, maintain
 //!        ├─ query ◄────────────────────── lake
+//!        ├─ SCIM ─► directory ─► teams ─► lake
 //!        └─ /healthz /readyz /metrics
 //! ```
 //!
@@ -27,7 +28,7 @@ use crate::{
     args::{Role, ServeArgs},
     config::{Config, Sources},
     fault::{During as _, Fault, Result},
-    output, parts, registry, telemetry,
+    output, parts, registry, teams, telemetry,
 };
 
 /// Which roles a process has.
@@ -155,6 +156,7 @@ impl Service {
             let state = query::Query::new(&config.query, lake, directory, &parts.registry, rand::random());
             let state = state.during("cannot set up the query service")?;
             routes = routes.merge(query::router(state.clone()));
+            routes = routes.merge(directory::scim_router(directory::Scim::new(parts.directory.clone(), parts::now)));
             asked = Some(state);
         }
         let (closing, stopping) = (CancellationToken::new(), CancellationToken::new());
@@ -251,6 +253,13 @@ impl Service {
         };
         let stopping = self.stopping.clone();
         self.roles.spawn(async move { service.run(stopping).await.during("the rollup failed") });
+        let lease = parts::DirectoryLease::of(self.parts.directory.clone(), &format!("teams of {}", config.lake.url));
+        let teams = teams::scim::Teams::new(self.parts.lake.clone(), self.parts.directory.clone(), lease);
+        let stopping = self.stopping.clone();
+        self.roles.spawn(async move {
+            teams.run(stopping, parts::now).await;
+            Ok(())
+        });
         Ok(())
     }
 

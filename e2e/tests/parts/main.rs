@@ -13,6 +13,7 @@ mod log_contract;
 mod opt_in;
 mod pipeline;
 mod query_service;
+mod scim;
 mod shutdown;
 mod sql_clients;
 mod tokens;

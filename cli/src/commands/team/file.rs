@@ -9,8 +9,11 @@ use std::{
 use jiff::civil::Date;
 use schemas::OrgId;
 
-use super::{COLUMNS, EPOCH, Member};
-use crate::fault::{During as _, Fault, Result};
+use super::COLUMNS;
+use crate::{
+    fault::{During as _, Fault, Result},
+    teams::{EPOCH, Member},
+};
 
 /// Faults that are told; of more only the number is.
 const FAULTS_MAX: usize = 10;

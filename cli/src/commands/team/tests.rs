@@ -6,7 +6,8 @@ use lake::Lake;
 use object_store::memory::InMemory;
 use schemas::{OrgId, TEAM_MEMBERS};
 
-use super::{Done, Member, file::parse, replace, table};
+use super::file::parse;
+use crate::teams::{Done, Member, replace, table};
 
 fn org(id: &str) -> OrgId {
     id.parse().expect("an id")
