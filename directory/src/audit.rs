@@ -93,6 +93,14 @@ pub enum Broken {
         /// The last that is there.
         found: i64,
     },
+    /// Entries that nobody wrote.
+    #[error("the chain goes on to entry {found}, but only {expected} were written")]
+    Long {
+        /// Entries that were written.
+        expected: i64,
+        /// The last that is there.
+        found: i64,
+    },
     /// It is another chain.
     #[error("entry {number} has not the hash {expected}")]
     Other {
@@ -219,10 +227,7 @@ impl Directory {
     /// Where there is no such organisation, or the database cannot be read.
     pub async fn verify_audit(&self, org: &OrgId, expect: Option<(i64, &str)>) -> Result<Result<Chain, Broken>> {
         // First: what is written meanwhile is more than this.
-        let select = sqlx::query("SELECT audit_number FROM organisations WHERE id = $1").bind(org.as_str());
-        let row = select.fetch_optional(&self.pool).await.map_err(Error::Database)?;
-        let written: i64 =
-            row.ok_or_else(|| Error::UnknownOrg(org.clone()))?.try_get("audit_number").map_err(Error::Database)?;
+        let (written, newest) = self.newest(org).await?;
         let mut chain = Chain::default();
         loop {
             let entries = self.audit_after(org, chain.number).await?;
@@ -233,11 +238,10 @@ impl Directory {
                 if let Err(broken) = chain.check(entry) {
                     return Ok(Err(broken));
                 }
-                if let Some((number, hash)) = expect
-                    && number == entry.number
-                    && hash != entry.hash
-                {
-                    return Ok(Err(Broken::Other { number, expected: hash.to_owned() }));
+                for (number, hash) in [(written, newest.as_str())].into_iter().chain(expect) {
+                    if number == entry.number && hash != entry.hash {
+                        return Ok(Err(Broken::Other { number, expected: hash.to_owned() }));
+                    }
                 }
             }
         }
@@ -245,7 +249,20 @@ impl Directory {
         if chain.number < expected {
             return Ok(Err(Broken::Short { expected, found: chain.number }));
         }
+        // More than were written at first: they may have been written meanwhile.
+        if chain.number > written && self.newest(org).await?.0 < chain.number {
+            return Ok(Err(Broken::Long { expected: written, found: chain.number }));
+        }
         Ok(Ok(chain))
+    }
+
+    /// Number and hash of the newest entry that was written.
+    async fn newest(&self, org: &OrgId) -> Result<(i64, String)> {
+        let select = sqlx::query("SELECT audit_number, audit_hash FROM organisations WHERE id = $1").bind(org.as_str());
+        let row = select.fetch_optional(&self.pool).await.map_err(Error::Database)?;
+        let row = row.ok_or_else(|| Error::UnknownOrg(org.clone()))?;
+        let number = row.try_get("audit_number").map_err(Error::Database)?;
+        Ok((number, row.try_get("audit_hash").map_err(Error::Database)?))
     }
 }
 

@@ -284,15 +284,7 @@ impl Directory {
     pub async fn authenticate(&self, presented: &str, scope: Scope) -> Result<Option<Principal>> {
         // What does not have the form of a key never reaches cache or database.
         let Some((key_id, secret)) = split(presented) else { return Ok(None) };
-        let known = match self.cache.get(&key_id) {
-            Some(known) => known,
-            None => {
-                let known = self.look_up(&key_id).await?.map(Arc::new);
-                self.cache.put(key_id.clone(), known.clone());
-                known
-            }
-        };
-        let Some(known) = known else { return Ok(None) };
+        let Some(known) = self.known(&key_id).await? else { return Ok(None) };
         // Compared in full before anything else is looked at: time tells nothing about the secret.
         let valid = same(&digest(secret), &known.secret_sha256);
         let Known { org, rate_limit, daily_quota, role, opt_in, .. } = &*known;
@@ -305,6 +297,23 @@ impl Directory {
             role: role.clone(),
             opt_in: *opt_in,
         }))
+    }
+
+    /// How far the organisation of a key has opted in by now; `None` where the key is not valid any more.
+    ///
+    /// # Errors
+    /// Where the database cannot be read.
+    pub async fn opt_in_of(&self, key: &KeyId) -> Result<Option<OptIn>> {
+        Ok(self.known(key).await?.map(|known| known.opt_in))
+    }
+
+    async fn known(&self, id: &KeyId) -> Result<Option<Arc<Known>>> {
+        if let Some(known) = self.cache.get(id) {
+            return Ok(known);
+        }
+        let known = self.look_up(id).await?.map(Arc::new);
+        self.cache.put(id.clone(), known.clone());
+        Ok(known)
     }
 
     async fn look_up(&self, id: &KeyId) -> Result<Option<Known>> {

@@ -97,8 +97,8 @@ pub struct OptInChange {
     pub reason: String,
 }
 
-/// What clocks of a log and a directory may differ, and what a request may take from a collector to the log.
-const SKEW: Duration = Duration::from_secs(5);
+/// What the clocks of a log and of whoever switches may differ, and a record may take from a collector's last look to the log, together.
+const SKEW: Duration = Duration::from_secs(60);
 
 /// When events of an organisation were to be taken: half-open ranges of time.
 ///

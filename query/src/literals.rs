@@ -60,7 +60,14 @@ impl VisitorMut for Values {
     type Break = std::convert::Infallible;
 
     fn pre_visit_value(&mut self, value: &mut ValueWithSpan) -> ControlFlow<Self::Break> {
-        if !matches!(value.value, Value::Null | Value::Placeholder(_)) {
+        let is_number =
+            |name: &str| name.strip_prefix('$').is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+        let stays = match &value.value {
+            Value::Null => true,
+            Value::Placeholder(name) => is_number(name),
+            _ => false,
+        };
+        if !stays {
             value.value = Value::Placeholder("?".to_owned());
         }
         ControlFlow::Continue(())

@@ -31,7 +31,7 @@ pub(crate) struct OptInArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OptInCommand {
-    /// Switch what is collected and shown about an organisation's people; on record, running services follow within ten seconds
+    /// Switch what is collected and shown about an organisation's people; on record, running services follow within seconds
     Set {
         /// The organisation
         #[arg(value_name = "ORG")]

@@ -9,6 +9,7 @@ on_both! {
     what_admins_do_is_in_the_chain,
     writers_at_once_leave_no_gap,
     each_change_of_an_entry_shows,
+    entries_made_up_show,
     entries_taken_out_show,
 }
 
@@ -111,6 +112,30 @@ async fn each_change_of_an_entry_shows(database: Database) {
             assert!(chain(&directory, &org("acme")).await.is_ok(), "{back}");
         }
     }
+}
+
+/// Whoever rewrites the end of a chain, hashes and all, has to know of the row that holds its newest hash.
+async fn entries_made_up_show(database: Database) {
+    let directory = filled(&database).await;
+    let acme = org("acme");
+    let mut entries = directory.audit_after(&acme, 0).await.expect("readable");
+    let mut last = entries.pop().expect("five");
+    last.actor = "cli:eve".to_owned();
+    last.hash = last.hash_after(&entries[3].hash);
+    let update =
+        sqlx::query("UPDATE audit SET actor = $1, hash = $2 WHERE number = 5").bind(&last.actor).bind(&last.hash);
+    update.execute(&directory.pool).await.expect("writable");
+    let found = chain(&directory, &acme).await;
+    assert!(matches!(found, Err(Broken::Other { number: 5, .. })), "{found:?}");
+    let mut more = last.clone();
+    more.number = 6;
+    more.hash = more.hash_after(&last.hash);
+    let insert =
+        "INSERT INTO audit SELECT org_id, 6, at_us, actor, action, subject, detail, $1 FROM audit WHERE number = 5";
+    sqlx::query(insert).bind(&more.hash).execute(&directory.pool).await.expect("writable");
+    let back = sqlx::query("UPDATE organisations SET audit_hash = $1").bind(&last.hash);
+    back.execute(&directory.pool).await.expect("writable");
+    assert_eq!(chain(&directory, &acme).await, Err(Broken::Long { expected: 5, found: 6 }));
 }
 
 async fn entries_taken_out_show(database: Database) {

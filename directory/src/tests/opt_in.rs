@@ -64,12 +64,12 @@ async fn keys_know_the_newest_level(database: Database) {
     let at = |seconds: i64| Some((now() + SignedDuration::from_secs(seconds)).as_microsecond());
     let takes = |collected: &Collected, seconds: i64| collected.takes(at(seconds));
     assert!(takes(&collected[&acme], 0) && takes(&collected[&acme], 1_000_000) && collected[&acme].takes(None));
-    assert!(!takes(&collected[&acme], -6), "before");
+    assert!(!takes(&collected[&acme], -61), "before");
     let later = now() + SignedDuration::from_hours(1);
     assert!(here.set_opt_in(&acme, OptIn::Off, "why", later).await.expect("there"));
     let collected = there.collected(&orgs).await.expect("readable");
     assert!(takes(&collected[&acme], 3600), "a collector may have taken it, and not know yet");
-    assert!(!takes(&collected[&acme], 3611) && !collected[&acme].takes(None));
+    assert!(!takes(&collected[&acme], 3666) && !collected[&acme].takes(None));
     assert!(!Collected::default().takes(at(0)) && !Collected::default().takes(None));
     let epoch = Timestamp::UNIX_EPOCH.as_microsecond();
     assert!(!collected[&acme].takes(Some(epoch)));

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use directory::{Principal, Spent};
+use directory::{OptIn, Principal, Spent};
 use tokio::time::Instant;
 
 use super::{Collector, endpoint::Door, problem::Problem, rate::Refused};
@@ -40,6 +40,12 @@ impl Collector {
 
     /// Counts the records against the organisation's quota, and appends them; returns when the log has acknowledged.
     pub(super) async fn store(&self, door: Door, key: &Principal, records: Vec<Append>) -> Result<(), Problem> {
+        // A body may have taken its time.
+        match self.0.directory.opt_in_of(&key.key_id).await.map_err(|error| Problem::directory_away(&error))? {
+            Some(OptIn::Off) => return Err(Problem::not_opted_in()),
+            None => return Err(Problem::unauthorized(true)),
+            Some(_) => {}
+        }
         let (events, now) = (records.len() as u64, (self.0.clock)());
         let spent = self.0.directory.spend(key, events, now).await.map_err(|error| Problem::directory_away(&error))?;
         if let Spent::Exhausted { quota, seconds_left } = spent {

@@ -46,7 +46,7 @@ async fn no_generated_statement_shows_what_is_not_ones_own() {
     let (roles, mut parts) = (roles(), Vec::new());
     for role in &roles[3..] {
         let key = key(world, role).await;
-        let admitted = policy::admit(world.query.catalog(), world.query.directory(), &key).await.expect("readable");
+        let admitted = policy::admit(&world.query, &key).await.expect("readable");
         parts.push((role, session(world, &admitted.expect("a key").1).await));
     }
     let whole = join_all(ORGS.map(async |(own, _)| (own, session(world, &Access::Org(org(own))).await))).await;
