@@ -28,11 +28,15 @@ pub(crate) fn lake(config: &Config) -> Result<Lake> {
     })
 }
 
-/// Who acts on the command line: the name that the system's environment gives the user, for the audit log.
+/// Who acts on the command line, for the audit log: the name that the environment gives the user, else the number that the system knows them by.
 fn actor() -> String {
-    let name =
-        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok()).filter(|name| !name.is_empty());
-    format!("cli:{}", name.as_deref().unwrap_or("unknown"))
+    let named = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let number = std::fs::metadata("/proc/self").map(|process| std::os::unix::fs::MetadataExt::uid(&process));
+    match (named.filter(|name| !name.is_empty()), number) {
+        (Some(name), _) => format!("cli:{name}"),
+        (None, Ok(number)) => format!("cli:uid {number}"),
+        (None, Err(_)) => "cli:unknown".to_owned(),
+    }
 }
 
 /// The directory; its database is made where it is not there.

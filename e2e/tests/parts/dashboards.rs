@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use e2e::{
     folder, free_port,
     parts::Kafka,
-    process::{Server, embedded, setting, succeed, wait_for},
+    process::{Server, create_org, embedded, setting, succeed, wait_for},
     prometheus::{Prometheus, promtool},
 };
 use jiff::Timestamp;
@@ -71,7 +71,7 @@ impl World {
             setting("aggregate.interval", "500ms"),
             setting("maintain.interval", "1s"),
         ]);
-        let _ = succeed(&["org", "create", "acme"], &environment);
+        create_org("acme", &[], &environment);
         let [ingest, read] = ["ingest", "read"].map(|scope| {
             succeed(&["key", "create", "--org", "acme", "--scope", scope], &environment).trim().to_owned()
         });
