@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{free_port, installed, parts::Kafka, process};
+use e2e::{activity, free_port, installed, parts::Kafka, process};
 use lake::Lake;
 use schemas::{DEAD_LETTERS, EVENTS};
 use serde_json::{Value, json};
@@ -171,6 +171,8 @@ impl Contest {
     #[must_use]
     pub fn start_worker(&self, topic: &str, group: &str, folder: &Path) -> Program {
         let at = folder.display();
+        let directory = format!("sqlite://{at}/directory.db");
+        activity::organise(&directory);
         let mut command = Command::new(process::daybook());
         command.args(["serve", "--role", "worker", "--listen", &format!("127.0.0.1:{}", free_port())]);
         command.envs([
@@ -179,7 +181,7 @@ impl Contest {
             process::setting("log.kafka.topic", topic),
             process::setting("log.kafka.group", group),
             process::setting("log.kafka.bootstrap-servers", self.kafka.bootstrap()),
-            process::setting("directory.url", format!("sqlite://{at}/directory.db")),
+            process::setting("directory.url", directory),
         ]);
         Program::start("worker", &mut command, &folder.join("log"))
     }

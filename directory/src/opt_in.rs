@@ -102,7 +102,7 @@ const SKEW: Duration = Duration::from_secs(60);
 
 /// When events of an organisation were to be taken: half-open ranges of time.
 ///
-/// A range begins [`SKEW`] before an opt-in and ends [`CACHE_TTL`] and [`SKEW`] after the opt-out, so that no record is left out that a collector took.
+/// A range begins a minute before an opt-in and ends a minute and [`CACHE_TTL`] after the opt-out, so that no record is left out that a collector took.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected(Vec<(i64, i64)>);
 

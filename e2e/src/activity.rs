@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use daybook::generate::{Config, Generated, Generator, ORGANISATIONS};
+use directory::{Directory, OptIn};
 use ingest::{
     headers,
     log::{self, Append, Log},
 };
-use jiff::civil::Date;
+use jiff::{Timestamp, civil::Date};
 use serde_json::Value;
 
 /// Last day of the activity: any will do, as long as it is the same in each run.
@@ -76,6 +77,27 @@ fn subject(json: &[u8]) -> String {
     let text = String::from_utf8_lossy(json);
     let after = text.split_once("\"subject\":\"").map_or("", |(_, after)| after);
     after.split('"').next().unwrap_or_default().to_owned()
+}
+
+/// Puts the organisations of the activity into the directory of `url`, as having opted in long before any of it.
+///
+/// # Panics
+/// Where it cannot be written.
+pub fn organise(url: &str) {
+    let organise = async {
+        let directory = Directory::open(url).await.expect("the directory can be opened");
+        for org in &ORGANISATIONS[..3] {
+            let id = org.id.parse().expect("an id");
+            let made = directory.create_org(&id, org.name, org.time_zone, Timestamp::UNIX_EPOCH).await;
+            assert!(matches!(made, Ok(_) | Err(directory::Error::OrgExists(_))), "{made:?}");
+            let switched = directory.set_opt_in(&id, OptIn::Named, "it is made up", Timestamp::UNIX_EPOCH).await;
+            switched.expect("it is there");
+        }
+        directory.close().await;
+    };
+    // The caller may be within a runtime.
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    std::thread::scope(|scope| scope.spawn(|| runtime().block_on(organise)).join()).expect("no panic");
 }
 
 /// Organisations and their zones, for the oracle.

@@ -8,7 +8,7 @@ use lake::Lake;
 use serde_json::Value;
 
 use crate::{
-    free_port,
+    activity, free_port,
     parts::{Kafka, Postgres, S3},
     process::{Server, oracle, setting},
 };
@@ -39,6 +39,7 @@ impl Pipeline {
         let folder = tempfile::tempdir().expect("a folder");
         let pipeline = Self { kafka: Kafka::start(), s3: S3::start(), postgres: Postgres::start(""), folder };
         pipeline.kafka.create_topic("activity", PARTITIONS);
+        activity::organise(pipeline.postgres.url());
         pipeline
     }
 

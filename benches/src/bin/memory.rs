@@ -57,6 +57,7 @@ async fn main() {
         setting("log.kafka.bootstrap-servers", kafka.bootstrap()),
         setting("directory.url", format!("sqlite://{}/directory.db", folder.path().display())),
     ];
+    activity::organise(&format!("sqlite://{}/directory.db", folder.path().display()));
     let listen = format!("127.0.0.1:{}", free_port());
     let started = Instant::now();
     let mut worker =

@@ -11,7 +11,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use daybook::generate::ORGANISATIONS;
 use ingest::{
     headers,
     log::{self, Event, KafkaLog, KafkaSettings, Log, Positions, Record},
@@ -25,7 +24,7 @@ use super::crew::AT_LAST;
 use crate::{
     activity,
     pipeline::{LAKE, Pipeline, exactly_once},
-    process::{create_org, oracle, succeed, wait_for},
+    process::{oracle, succeed, wait_for},
 };
 
 /// Longest silence of the log while it is read.
@@ -40,8 +39,6 @@ pub(super) struct Checker {
     /// What it has read, a line for each record.
     read: PathBuf,
     next: BTreeMap<i32, i64>,
-    /// The organisations are in the directory.
-    organised: bool,
 }
 
 impl Checker {
@@ -58,7 +55,6 @@ impl Checker {
             reader: KafkaLog::open(&settings).expect("the settings are sound"),
             read: pipeline.folder.path().join("records.ndjson"),
             next: BTreeMap::new(),
-            organised: false,
         }
     }
 
@@ -83,11 +79,6 @@ impl Checker {
         self.read_log().await;
         let records: i64 = self.next.values().sum();
         block_in_place(|| {
-            if !std::mem::replace(&mut self.organised, true) {
-                for org in &ORGANISATIONS[..3] {
-                    create_org(org.id, &["--time-zone", org.time_zone], &pipeline.environment());
-                }
-            }
             let _ = succeed(&["rollup", "run"], &pipeline.environment());
             let _ = exactly_once(pipeline, records);
             let ledger = ledger(pipeline, &self.read).unwrap_or_else(|faults| panic!("{faults}"));

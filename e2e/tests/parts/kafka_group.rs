@@ -17,7 +17,7 @@ use ingest::log::{
     contract::{CheckedConsumer, FixedPositions},
 };
 
-use crate::pipeline::{create_organisations, roll_up};
+use crate::pipeline::roll_up;
 
 /// Each brings two rebalances: a worker comes, and goes.
 const VISITS: usize = 3;
@@ -98,7 +98,6 @@ async fn f30_a_planned_hand_over_does_no_work_twice() {
     .await;
     resident.was_never_fenced().await;
     assert_eq!(resident.server.terminate(), 0, "SIGTERM ends it well");
-    create_organisations(&pipeline.environment());
     roll_up(&pipeline.environment());
     let (_, records) = counts(&lake, &log).await.expect("both answer");
     let _ = exactly_once(&pipeline, records);

@@ -7,7 +7,7 @@ use daybook::generate::ORGANISATIONS;
 use e2e::{
     activity,
     pipeline::{LAKE, Pipeline, counts, exactly_once},
-    process::{create_org, oracle, query, succeed, wait_for},
+    process::{oracle, query, succeed, wait_for},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -25,7 +25,6 @@ async fn a_million_events_survive_ten_kills_and_roll_up_as_duckdb_says() {
     let mut generator = activity::generator(RECORDS);
     wait_for("leaders of the partitions", Duration::from_secs(60), async || counts(&lake, &log).await.is_some()).await;
     let chunk = usize::try_from(RECORDS / (KILLS + 1) + 1).expect("it fits");
-    create_organisations(&pipeline.environment());
 
     for kill in 0..KILLS {
         let (before, _) = counts(&lake, &log).await.expect("both answer");
@@ -87,12 +86,6 @@ fn teams(pipeline: &Pipeline) {
     let (found, expected) = (query(of_team, &environment), query(&of_people, &environment));
     assert!(expected.as_array().is_some_and(|days| days.len() > 5), "{expected:#}");
     assert_eq!(found, expected);
-}
-
-pub(crate) fn create_organisations(environment: &[(String, String)]) {
-    for org in &ORGANISATIONS[..3] {
-        create_org(org.id, &["--time-zone", org.time_zone], environment);
-    }
 }
 
 pub(crate) fn roll_up(environment: &[(String, String)]) {
