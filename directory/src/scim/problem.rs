@@ -39,19 +39,21 @@ pub(super) struct Problem {
     pub(super) status: u16,
     pub(super) cause: Option<Cause>,
     pub(super) detail: String,
+    /// The database undid the transaction because of another's: the same again may do.
+    pub(super) again: bool,
 }
 
 pub(super) type Result<T, E = Problem> = std::result::Result<T, E>;
 
 impl Problem {
     pub(super) fn new(status: u16, detail: impl Into<String>) -> Self {
-        Self { status, cause: None, detail: detail.into() }
+        Self { status, cause: None, detail: detail.into(), again: false }
     }
 
     /// 400, or 409 of what must be unique.
     pub(super) fn bad(cause: Cause, detail: impl Into<String>) -> Self {
         let status = if cause == Cause::Uniqueness { 409 } else { 400 };
-        Self { status, cause: Some(cause), detail: detail.into() }
+        Self { status, cause: Some(cause), detail: detail.into(), again: false }
     }
 
     pub(super) fn value(detail: impl Into<String>) -> Self {
@@ -108,6 +110,11 @@ impl From<Error> for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
+        // A deadlock, and what could not be in any order.
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| ["40P01", "40001"].contains(&&*code)) {
+            return Self { again: true, ..Self::unknown() };
+        }
         Error::Database(error).into()
     }
 }

@@ -26,6 +26,8 @@ use crate::{
 
 /// Most writes of a transaction.
 const WRITES_MAX: usize = 64;
+/// Times that a transaction is begun which the database undid because of another.
+const ATTEMPTS_MAX: usize = 8;
 /// The line of those who want to write.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
@@ -79,8 +81,18 @@ impl Directory {
     }
 
     async fn alone(&self, org: &OrgId, write: Write, clock: fn() -> Timestamp) -> Result<Written> {
+        let mut attempts = 1;
+        loop {
+            match self.attempt(org, write.clone(), clock()).await {
+                Err(problem) if problem.again && attempts < ATTEMPTS_MAX => attempts += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn attempt(&self, org: &OrgId, write: Write, now: Timestamp) -> Result<Written> {
         let mut transaction = self.begin().await?;
-        let written = apply(self, &mut transaction, org, write, clock()).await?;
+        let written = apply(self, &mut transaction, org, write, now).await?;
         transaction.commit().await?;
         Ok(written)
     }

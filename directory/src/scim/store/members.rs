@@ -11,10 +11,7 @@ use crate::scim::{
     problem::{Problem, Result, shortened},
 };
 
-/// Changes a group's members, in order; whether anything changed.
-///
-/// # Errors
-/// `invalidValue` where one is no person of the organisation.
+/// Changes a group's members, in order; whether anything changed. Who comes was [locked](lock).
 pub(super) async fn change(
     transaction: &mut Transaction<'_, Db>,
     org: &OrgId,
@@ -65,7 +62,6 @@ impl Group<'_, '_> {
     async fn add(&mut self, ids: &[String]) -> Result<bool> {
         let mut added = 0;
         for ids in ids.chunks(IDS_AT_ONCE) {
-            self.all_known(ids).await?;
             let insert = format!(
                 "INSERT INTO memberships (org_id, group_id, person_id, valid_from_us) \
                  SELECT people.org_id, $2, people.id, $3 FROM people WHERE people.org_id = $1 AND people.id IN ({}) \
@@ -91,18 +87,33 @@ impl Group<'_, '_> {
         }
         Ok(removed > 0)
     }
+}
 
-    async fn all_known(&mut self, ids: &[String]) -> Result<()> {
-        let select = format!("SELECT id FROM people WHERE org_id = $1 AND id IN ({})", places(2, ids.len()));
-        let values = self.own[..1].iter().cloned().chain(texts(ids));
-        let rows = statement(select, values).fetch_all(&mut **self.transaction).await?;
-        if rows.len() == ids.len() {
-            return Ok(());
+/// Sees to it that who is to be a member is a person of the organisation, and is not deleted before the write has ended.
+///
+/// # Errors
+/// `invalidValue` where one is no person of the organisation.
+pub(super) async fn lock(transaction: &mut Transaction<'_, Db>, org: &OrgId, changes: &[Members]) -> Result<()> {
+    let mut coming = BTreeSet::new();
+    for change in changes {
+        if let Members::Add(ids) | Members::Set(ids) = change {
+            coming.extend(ids);
         }
+    }
+    let ids: Vec<String> = coming.into_iter().cloned().collect();
+    for ids in ids.chunks(IDS_AT_ONCE) {
+        let chosen = format!("WHERE org_id = $1 AND id IN ({})", places(2, ids.len()));
+        let values = || [Bind::Text(org.to_string())].into_iter().chain(texts(ids));
+        let update = statement(format!("UPDATE people SET version = version {chosen}"), values());
+        if update.execute(&mut **transaction).await?.rows_affected() == ids.len() as u64 {
+            continue;
+        }
+        let rows = statement(format!("SELECT id FROM people {chosen}"), values()).fetch_all(&mut **transaction).await?;
         let known = rows.iter().map(|row| row.try_get::<String, _>("id")).collect::<Result<BTreeSet<_>, _>>()?;
         let unknown = ids.iter().find(|id| !known.contains(*id)).map_or_else(String::new, |id| shortened(id));
-        Err(Problem::value(format!("The member {unknown} is no user.")))
+        return Err(Problem::value(format!("The member {unknown} is no user.")));
     }
+    Ok(())
 }
 
 /// Whether a group has the members already that a change would give it. Of several changes, and of more than are named in one statement,

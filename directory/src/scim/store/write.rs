@@ -1,6 +1,9 @@
 //! What a write does, within a transaction.
+//!
+//! Locks are taken in one order, so that no two writes wait for each other: the organisation's row of `scim_changes`, people, the
+//! resource, memberships, and keys with the audit log last.
 
-use std::sync::Mutex;
+use std::{collections::BTreeSet, sync::Mutex};
 
 use jiff::Timestamp;
 use schemas::OrgId;
@@ -24,7 +27,7 @@ use crate::{
 const ATTEMPTS_MAX: usize = 32;
 
 /// What is to be written.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::scim) enum Write {
     Create {
         of: Type,
@@ -46,7 +49,7 @@ pub(in crate::scim) enum Write {
 }
 
 /// How a resource is to change.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::scim) enum Change {
     /// It is to be this.
     Whole { body: Object, members: Vec<Members> },
@@ -84,13 +87,22 @@ pub(super) async fn apply(
                     return Ok(written);
                 }
             }
-            Err(Problem::new(409, "Others change the same resource at the same time. Try again."))
+            Err(contended())
         }
         Write::Delete { of, id, if_match } => {
-            let have = expected(transaction, org, of, &id, if_match.as_deref()).await?;
-            delete(directory, transaction, org, have, now).await
+            for _ in 0..ATTEMPTS_MAX {
+                let have = expected(transaction, org, of, &id, if_match.as_deref()).await?;
+                if let Some(written) = delete(directory, transaction, org, have, now).await? {
+                    return Ok(written);
+                }
+            }
+            Err(contended())
         }
     }
+}
+
+fn contended() -> Problem {
+    Problem::new(409, "Others change the same resource at the same time. Try again.")
 }
 
 /// The resource, if it has a version that the client knows.
@@ -129,20 +141,28 @@ async fn create(
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
         }
     };
+    let mut change = keys::Change::default();
+    if of == Type::User {
+        change = keys::planned(transaction, org, &made.id, &BTreeSet::new(), &keys::user_keys(&made)).await?;
+        if change.concerns_teams(true) {
+            count(transaction, org).await?;
+        }
+    } else {
+        let insert = "INSERT INTO scim_changes (org_id, changes) VALUES ($1, 0) ON CONFLICT (org_id) DO NOTHING";
+        statement(insert.to_owned(), [Bind::Text(org.to_string())]).execute(&mut **transaction).await?;
+        count(transaction, org).await?;
+        members::lock(transaction, org, changes).await?;
+    }
     let query = columns(insert.to_owned(), org, &made).bind(now_us);
     let query = if of == Type::User { query.bind(made.active().map(i64::from)) } else { query };
     query.execute(&mut **transaction).await.map_err(|error| refused(error, of, made.name()))?;
     let mut revoked = Vec::new();
     if of == Type::User {
-        keys::add(transaction, org, &made.id, &keys::user_keys(&made), now_us).await?;
-        if made.active() == Some(false) {
-            revoked = keys::revoke(directory, transaction, org, &made.id, now).await?;
-        }
+        keys::keep(transaction, org, &made.id, &change, now_us).await?;
+        let ended = made.active() == Some(false);
+        revoked = keys::revoke(directory, transaction, org, &made.id, (change, ended), now).await?;
     } else {
-        let insert = "INSERT INTO scim_changes (org_id, changes) VALUES ($1, 0) ON CONFLICT (org_id) DO NOTHING";
-        statement(insert.to_owned(), [Bind::Text(org.to_string())]).execute(&mut **transaction).await?;
         members::change(transaction, org, &made.id, changes, now_us).await?;
-        count(transaction, org).await?;
     }
     Ok(Written { resource: made, revoked })
 }
@@ -157,7 +177,7 @@ async fn changed(
     now: Timestamp,
 ) -> Result<Option<Written>> {
     let (of, now_us) = (have.of, now.as_microsecond());
-    let before = have.body.clone();
+    let before = have.clone();
     let patched;
     let changes = match change {
         Change::Whole { body, members } => {
@@ -169,9 +189,19 @@ async fn changed(
             &patched
         }
     };
-    if have.body == before && members::same(transaction, org, &have.id, changes).await? {
+    if have.body == before.body && members::same(transaction, org, &have.id, changes).await? {
         return Ok(Some(Written { resource: have, revoked: Vec::new() }));
     }
+    let mut keys_change = keys::Change::default();
+    if of == Type::User {
+        let (before, after) = (keys::user_keys(&before), keys::user_keys(&have));
+        keys_change = keys::planned(transaction, org, &have.id, &before, &after).await?;
+    }
+    // Of a group the name may be another, too.
+    if of == Type::Group || keys_change.concerns_teams(false) {
+        count(transaction, org).await?;
+    }
+    members::lock(transaction, org, changes).await?;
     let version = have.version;
     have.version += 1;
     have.modified_us = now_us;
@@ -191,27 +221,24 @@ async fn changed(
     }
     let mut revoked = Vec::new();
     if of == Type::User {
-        if keys::keep(transaction, org, &have.id, &keys::user_keys(&have), now_us).await? {
-            count(transaction, org).await?;
-        }
-        if have.active() == Some(false) {
-            revoked = keys::revoke(directory, transaction, org, &have.id, now).await?;
-        }
+        keys::keep(transaction, org, &have.id, &keys_change, now_us).await?;
+        let ended = have.active() == Some(false);
+        revoked = keys::revoke(directory, transaction, org, &have.id, (keys_change, ended), now).await?;
     } else {
         members::change(transaction, org, &have.id, changes, now_us).await?;
-        // Its name may be another, too.
-        count(transaction, org).await?;
     }
     Ok(Some(Written { resource: have, revoked }))
 }
 
+/// A resource deleted; `None` where another process was faster.
 async fn delete(
     directory: &Directory,
     transaction: &mut Transaction<'_, Db>,
     org: &OrgId,
     have: Resource,
     now: Timestamp,
-) -> Result<Written> {
+) -> Result<Option<Written>> {
+    count(transaction, org).await?;
     let (of, id, now_us) = (have.of, have.id.as_str(), now.as_microsecond());
     let own = [Bind::Text(org.to_string()), Bind::Text(id.to_owned())];
     let version = Bind::Number(have.version);
@@ -229,11 +256,9 @@ async fn delete(
         }
     };
     if delete.execute(&mut **transaction).await?.rows_affected() == 0 {
-        return Err(Problem::version());
+        return Ok(None);
     }
-    let mut revoked = Vec::new();
     if of == Type::User {
-        revoked = keys::revoke(directory, transaction, org, id, now).await?;
         let groups = "UPDATE scim_groups SET version = version + 1, modified_at_us = $3 WHERE org_id = $1 AND id IN \
                       (SELECT group_id FROM memberships WHERE org_id = $1 AND person_id = $2 AND valid_to_us IS NULL)";
         statement(groups.to_owned(), timed.clone()).execute(&mut **transaction).await?;
@@ -245,8 +270,13 @@ async fn delete(
     let update =
         format!("UPDATE memberships SET valid_to_us = $3 WHERE org_id = $1 AND {column} = $2 AND valid_to_us IS NULL");
     statement(update, timed).execute(&mut **transaction).await?;
+    // Again: the organisation's first group may have come meanwhile.
     count(transaction, org).await?;
-    Ok(Written { resource: have, revoked })
+    let mut revoked = Vec::new();
+    if of == Type::User {
+        revoked = keys::revoke(directory, transaction, org, id, (keys::Change::default(), true), now).await?;
+    }
+    Ok(Some(Written { resource: have, revoked }))
 }
 
 /// Says that teams in tables may be others. Of an organisation without groups nothing is said.

@@ -18,6 +18,8 @@ on_both! {
     memberships_have_a_history,
     what_changes_no_team_is_not_counted,
     tokens_end_with_the_person,
+    an_address_is_one_persons,
+    tokens_are_found_in_any_case,
     a_password_is_nowhere,
     before_the_opt_in_nobody_is_taken,
 }
@@ -164,10 +166,12 @@ async fn tokens_end_with_the_person(database: Database) {
     let former = token("acme", member("email:ada@acme.example")).await;
     world.acme.put(&path, &json!({ "userName": "ada@new.example" })).await;
     let heir = world.acme.user("ada@acme.example").await;
+    let inherited = token("acme", member("email:ada@acme.example")).await;
     assert_eq!(world.acme.delete(&path).await.status, 204);
-    assert!(valid(&former).await, "it is the heir's");
+    assert!(!valid(&former).await, "it read what is the heir's by now");
+    assert!(valid(&inherited).await, "it is the heir's");
     assert_eq!(world.acme.delete(&format!("/Users/{heir}")).await.status, 204);
-    assert!(!valid(&former).await);
+    assert!(!valid(&inherited).await);
     for other in &others {
         assert!(valid(other).await, "nobody else's");
     }
@@ -176,7 +180,7 @@ async fn tokens_end_with_the_person(database: Database) {
     // Each is on record, with the key that did it.
     let audit = world.directory.audit_after(&org("acme"), 0).await.expect("readable");
     let revoked: Vec<_> = audit.iter().filter(|entry| entry.action == "key.revoked").collect();
-    assert_eq!(revoked.len(), 3, "{revoked:?}");
+    assert_eq!(revoked.len(), 4, "{revoked:?}");
     let by = format!("key:{}", world.acme.key.split('_').nth(1).expect("dbk_<id>_<secret>"));
     assert!(revoked[0].actor == by && revoked[0].detail.contains(&ada), "{revoked:?}");
     assert!(world.directory.verify_audit(&org("acme"), None).await.expect("readable").is_ok());
@@ -184,6 +188,71 @@ async fn tokens_end_with_the_person(database: Database) {
     let early = token("acme", member("email:eve@acme.example")).await;
     world.acme.post("/Users", &json!({ "userName": "eve@acme.example", "active": false })).await;
     assert!(!valid(&early).await);
+}
+
+/// Whether each of some tokens is still valid.
+async fn valid<const N: usize>(world: &super::World, secrets: [&crate::Secret; N]) -> [bool; N] {
+    let mut all = [false; N];
+    for (valid, secret) in all.iter_mut().zip(secrets) {
+        let found = world.directory.authenticate(secret.expose(), Scope::Read).await.expect("readable");
+        *valid = found.is_some();
+    }
+    all
+}
+
+async fn token_of(world: &super::World, user: &str) -> crate::Secret {
+    let new = NewKey { role: Role::Member { user: user.to_owned() }, ..NewKey::of(Scope::Read, "") };
+    world.directory.create_key_as(&org("acme"), &new, now()).await.expect("new").1
+}
+
+async fn an_address_is_one_persons(database: Database) {
+    let world = world(&database).await;
+    let acme = &world.acme;
+    let with = |name: &str, address: &str| json!({ "userName": name, "emails": [{ "value": address }] });
+    let ada = acme.post("/Users", &with("ada", "x@acme.example")).await.id();
+    let bob = acme.user("bob").await;
+    acme.group("Core", &[&ada]).await;
+    acme.group("Web", &[&bob]).await;
+    let changes = async || world.directory.scim_orgs().await.expect("readable")[0].1;
+    let adas = token_of(&world, "email:X@acme.example").await;
+    assert_eq!(valid(&world, [&adas]).await, [true]);
+    let before = changes().await;
+    acme.put(&format!("/Users/{bob}"), &with("bob", "x@acme.example")).await;
+    assert_eq!(valid(&world, [&adas]).await, [false], "it was made for Ada");
+    assert!(changes().await > before);
+    let bobs = token_of(&world, "email:x@acme.example").await;
+    let users = async || -> Vec<String> {
+        let all = world.directory.memberships(&org("acme")).await.expect("readable");
+        all.into_iter().filter(|one| one.to.is_none()).map(|one| format!("{} {}", one.team, one.user_key)).collect()
+    };
+    assert_eq!(users().await, ["Web email:x@acme.example"]);
+    // What her document goes on saying takes nothing back.
+    acme.patch(&format!("/Users/{ada}"), json!([{ "op": "add", "path": "title", "value": "Countess" }])).await;
+    assert_eq!(users().await, ["Web email:x@acme.example"]);
+    assert_eq!(valid(&world, [&bobs]).await, [true]);
+    // Neither does she keep alive, nor end, what is his; while he is inactive nobody keeps it alive.
+    let active = |active: bool| json!([{ "op": "replace", "path": "active", "value": active }]);
+    acme.patch(&format!("/Users/{ada}"), active(false)).await;
+    assert_eq!(valid(&world, [&bobs]).await, [true]);
+    acme.patch(&format!("/Users/{bob}"), active(false)).await;
+    let late = token_of(&world, "email:x@acme.example").await;
+    assert_eq!(valid(&world, [&bobs, &late]).await, [false, true]);
+    acme.patch(&format!("/Users/{ada}"), json!([{ "op": "replace", "path": "title", "value": "Lady" }])).await;
+    assert_eq!(valid(&world, [&late]).await, [false]);
+    // A new person takes it, too.
+    let before = changes().await;
+    acme.user("X@acme.example").await;
+    assert!(changes().await > before);
+    assert_eq!(users().await, [""; 0]);
+}
+
+async fn tokens_are_found_in_any_case(database: Database) {
+    let world = world(&database).await;
+    let ada = world.acme.user("\u{e4}da@acme.example").await;
+    let token = token_of(&world, "email:\u{c4}da@acme.example").await;
+    assert_eq!(valid(&world, [&token]).await, [true]);
+    world.acme.delete(&format!("/Users/{ada}")).await;
+    assert_eq!(valid(&world, [&token]).await, [false]);
 }
 
 async fn a_password_is_nowhere(database: Database) {
