@@ -1,9 +1,13 @@
 //! Bulk (RFC 7644 §3.7): many requests in one, each with an outcome of its own. What refers to a resource that another makes
 //! (`bulkId:…`) waits for it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{
     Scim,
@@ -17,6 +21,8 @@ use super::{
 pub(super) const OPERATIONS_MAX: usize = 1_000;
 /// Values within values of an operation's data.
 const DEPTH_MAX: usize = 16;
+/// After so long no further operation is begun, so that outcomes are told before the whole is too late.
+const BEGUN_WITHIN: Duration = Duration::from_secs(20);
 const REFERENCE: &str = "bulkId:";
 
 struct Operation {
@@ -120,7 +126,8 @@ impl Scim {
         if let Some(twice) = names.into_iter().find(|name| !seen.insert(*name)) {
             return Err(Problem::value(format!("The bulkId {} is there twice.", super::problem::shortened(twice))));
         }
-        let mut run = Run { scim: self, call, ids: HashMap::new(), outcomes: Vec::new(), failures: 0 };
+        let end = Instant::now() + BEGUN_WITHIN;
+        let mut run = Run { scim: self, call, end, ids: HashMap::new(), outcomes: Vec::new(), failures: 0 };
         let mut waiting = operations;
         while !waiting.is_empty() && run.failures < limit {
             let before = waiting.len();
@@ -160,6 +167,7 @@ impl Scim {
 struct Run<'a> {
     scim: &'a Scim,
     call: &'a Call<'a>,
+    end: Instant,
     /// Of what was made, by `bulkId`.
     ids: HashMap<String, String>,
     outcomes: Vec<Value>,
@@ -179,6 +187,8 @@ impl Run<'_> {
         // A search or a bulk in a bulk is none of its operations.
         let answer = if path.last().is_some_and(|last| last.starts_with('.')) {
             Problem::missing("resource", &operation.path).into()
+        } else if Instant::now() > self.end {
+            Problem::late().into()
         } else {
             let call = Call {
                 org: self.call.org,

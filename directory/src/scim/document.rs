@@ -15,11 +15,14 @@ use super::{
 
 /// Longest text [bytes]; of certificates and pictures it is [`BINARY_MAX`].
 const TEXT_MAX: usize = 4 << 10;
-const BINARY_MAX: usize = 64 << 10;
+const BINARY_MAX: usize = 32 << 10;
+/// Longest text that has a column of its own [bytes]: an index takes no long ones.
+const COLUMN_MAX: usize = 1 << 10;
+const COLUMNS: [&str; 3] = ["userName", "displayName", "externalId"];
 /// Most values of an attribute; of members as many as a body holds.
 const VALUES_MAX: usize = 256;
-/// Longest document, as JSON [bytes].
-const DOCUMENT_MAX: usize = 512 << 10;
+/// Longest document, as JSON [bytes]. Lists hold many.
+const DOCUMENT_MAX: usize = 64 << 10;
 
 pub(super) type Object = Map<String, Value>;
 
@@ -49,13 +52,23 @@ pub(super) fn cleaned(of: Type, sent: &Value) -> Result<Object> {
 }
 
 /// # Errors
-/// `invalidValue` where a required attribute is missing, an attribute has too many values, or all of it is too long.
-pub(super) fn complete(of: Type, kept: &Object) -> Result<()> {
-    let crowded = |(name, value): &(&String, &Value)| {
-        *name != "members" && value.as_array().is_some_and(|values| values.len() > VALUES_MAX)
-    };
-    if let Some((name, _)) = kept.iter().find(crowded) {
+/// `invalidValue` where an attribute has more values than it may.
+pub(super) fn fitting(name: &str, values: usize) -> Result<()> {
+    if values > VALUES_MAX && name != "members" {
         return Err(Problem::value(format!("`{name}` takes at most {VALUES_MAX} values.")));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// `invalidValue` where a required attribute is missing, an attribute has too many values, or it or all of it is too long.
+pub(super) fn complete(of: Type, kept: &Object) -> Result<()> {
+    for (name, value) in kept {
+        fitting(name, value.as_array().map_or(0, Vec::len))?;
+    }
+    let long = |name: &&str| kept.get(*name).and_then(Value::as_str).is_some_and(|text| text.len() > COLUMN_MAX);
+    if let Some(name) = COLUMNS.iter().find(|name| long(name)) {
+        return Err(Problem::value(format!("`{name}` takes at most {COLUMN_MAX} bytes.")));
     }
     // Members are not part of the document.
     let length: usize =
@@ -103,9 +116,7 @@ pub(super) fn assigned(attribute: &Attribute, sent: &Value) -> Result<Option<Val
         // Some clients send the only value bare.
         one => std::slice::from_ref(one),
     };
-    if sent.len() > VALUES_MAX && attribute.name != "members" {
-        return Err(Problem::value(format!("`{}` takes at most {VALUES_MAX} values.", attribute.name)));
-    }
+    fitting(attribute.name, sent.len())?;
     let mut kept = Vec::new();
     for value in sent {
         kept.extend(one(attribute, value)?);

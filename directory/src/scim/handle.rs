@@ -131,6 +131,10 @@ impl Scim {
             (Method::Post, [".search"]) => self.search(call, &Type::ALL).await,
             (method, [endpoint, rest @ ..]) => {
                 let missing = || Problem::missing("resource", &call.path.join("/"));
+                // No id has one, and databases take none.
+                if rest.iter().any(|part| part.contains('\0')) {
+                    return Err(missing());
+                }
                 let of = Type::of_endpoint(endpoint).ok_or_else(missing)?;
                 match (method, rest) {
                     (Method::Get, []) => self.list(call, &[of], &call.question).await,
@@ -157,14 +161,16 @@ impl Scim {
     /// A list of resources of some types, those of the first type first.
     async fn list(&self, call: &Call<'_>, types: &[Type], question: &Question) -> Result<Answer> {
         let projection = question.projection()?;
-        let (mut total, mut shown, mut start) = (0, Vec::new(), 1);
+        let (mut total, mut shown, mut start, mut short) = (0, Vec::new(), 1, false);
         for of in types {
             let mut wanted = question.wanted(&projection, *of)?;
             start = wanted.start;
             wanted.start = wanted.start.saturating_sub(total).max(1);
-            wanted.count =
-                if start > total + 1 || shown.is_empty() { wanted.count } else { wanted.count - shown.len() };
+            // After a page that ended early nothing comes: it would stand in the place of what is left.
+            wanted.count = if short { 0 } else { wanted.count.saturating_sub(shown.len()) };
+            let (skipped, most) = (wanted.start - 1, wanted.count);
             let Page { total: more, resources } = self.directory.scim_list(call.org, *of, wanted, call.base).await?;
+            short |= resources.len() < most.min(more.saturating_sub(skipped));
             total += more;
             shown.extend(resources.iter().map(|one| Value::from(projection.apply(*of, one.whole(call.base)))));
         }

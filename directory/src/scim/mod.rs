@@ -15,7 +15,11 @@
 //! 5. Before the organisation's admin opted in nobody is taken, and nobody shown.
 //! 6. Bodies, requests under way, pages, operations and filters have limits.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -25,8 +29,9 @@ use axum::{
     routing::any,
 };
 use jiff::Timestamp;
+use schemas::OrgId;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{Directory, OptIn, Principal, Scope};
 
@@ -53,10 +58,14 @@ pub(crate) use store::Lane;
 
 /// Largest body [bytes].
 const BODY_MAX: usize = 4 << 20;
-/// Requests that are worked on at once; their bodies are in memory.
+/// Requests that are worked on at once.
 const REQUESTS_MAX: usize = 16;
+/// Of one organisation, those whose bodies arrive included: whoever sends slowly is in nobody else's way.
+const OF_AN_ORGANISATION_MAX: usize = 4;
 /// How long a request waits for its turn.
-const QUEUE_WAIT: Duration = Duration::from_secs(2);
+const QUEUE_WAIT: Duration = Duration::from_secs(5);
+/// How long an answer may take. Of a write that takes longer nobody is told whether it was made.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a body may take to arrive.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 const MEDIA_TYPE: &str = "application/scim+json";
@@ -68,20 +77,22 @@ pub struct Scim {
     directory: Directory,
     clock: fn() -> Timestamp,
     turns: Arc<Semaphore>,
+    /// Of organisations that have requests under way.
+    own_turns: Arc<Mutex<HashMap<OrgId, Arc<Semaphore>>>>,
 }
 
 impl Scim {
     /// A server of the directory's people.
     #[must_use]
     pub fn new(directory: Directory, clock: fn() -> Timestamp) -> Self {
-        Self { directory, clock, turns: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        let turns = Arc::new(Semaphore::new(REQUESTS_MAX));
+        Self { directory, clock, turns, own_turns: Arc::default() }
     }
 
     async fn answer(&self, request: Request) -> Result<Answer> {
         let (head, content) = request.into_parts();
         let principal = self.client(&head.headers).await?;
-        let turn = tokio::time::timeout(QUEUE_WAIT, self.turns.acquire()).await;
-        let _turn = turn.map_err(|_| Problem::busy())?.map_err(|_| Problem::busy())?;
+        let _own = turn(self.turns_of(&principal.org)).await?;
         let method = method(&head.method)?;
         let base = base(&head.headers);
         let question = Query::<HashMap<String, String>>::try_from_uri(&head.uri);
@@ -109,17 +120,27 @@ impl Scim {
             Method::Get | Method::Delete => None,
             Method::Post | Method::Put | Method::Patch => Some(body(content).await?),
         };
+        let _turn = turn(Arc::clone(&self.turns)).await?;
         // The audit log names the key.
         let directory = self.directory.acting_as(&format!("key:{}", principal.key_id));
         let scim = Self { directory, ..self.clone() };
         let org = &principal.org;
         let call = Call { org, method, path: &path, question, if_match, if_none_match, body, base: &base };
-        match (method, path.as_slice()) {
-            (Method::Post, ["Bulk"]) => scim.bulk(&call).await,
-            // A key speaks for an organisation and is nobody (RFC 7644 §3.11).
-            (_, ["Me", ..]) => Err(Problem::new(501, "There is no /Me: a key is no person.")),
-            _ => scim.handle(&call).await,
-        }
+        let answer = async {
+            match (method, path.as_slice()) {
+                (Method::Post, ["Bulk"]) => scim.bulk(&call).await,
+                // A key speaks for an organisation and is nobody (RFC 7644 §3.11).
+                (_, ["Me", ..]) => Err(Problem::new(501, "There is no /Me: a key is no person.")),
+                _ => scim.handle(&call).await,
+            }
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.unwrap_or_else(|_| Err(Problem::late()))
+    }
+
+    fn turns_of(&self, org: &OrgId) -> Arc<Semaphore> {
+        let mut all = self.own_turns.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, turns| Arc::strong_count(turns) > 1);
+        Arc::clone(all.entry(org.clone()).or_insert_with(|| Arc::new(Semaphore::new(OF_AN_ORGANISATION_MAX))))
     }
 
     /// Whose key the request carries.
@@ -176,6 +197,11 @@ async fn serve(State(scim): State<Scim>, request: Request) -> Response<Body> {
         *response.status_mut() = StatusCode::BAD_REQUEST;
         response
     })
+}
+
+async fn turn(turns: Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
+    let turn = tokio::time::timeout(QUEUE_WAIT, turns.acquire_owned()).await;
+    turn.map_err(|_| Problem::busy())?.map_err(|_| Problem::busy())
 }
 
 fn method(method: &HttpMethod) -> Result<Method> {

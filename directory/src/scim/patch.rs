@@ -19,6 +19,8 @@ use super::{
 
 /// Most operations of a request.
 const OPERATIONS_MAX: usize = 1_000;
+/// Most steps of a request: values compared with values, and each character of a filter with each value. A transaction waits for them.
+const STEPS_MAX: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
@@ -40,12 +42,14 @@ pub(super) enum Members {
 struct Place {
     path: Path,
     filter: Option<Filter>,
+    /// Length of its text.
+    length: usize,
 }
 
 impl Place {
     fn parse(text: &str) -> Result<Self> {
         let Some((path, rest)) = text.split_once('[') else {
-            return Ok(Self { path: Path::parse(text.trim())?, filter: None });
+            return Ok(Self { path: Path::parse(text.trim())?, filter: None, length: text.len() });
         };
         let mut path = Path::parse(path.trim())?;
         let (filter, rest) = filter::parse_prefix(rest)?;
@@ -57,7 +61,7 @@ impl Place {
             return Err(Problem::bad(Cause::InvalidPath, format!("{} is no path.", shortened(text))));
         }
         path.sub = sub.map(|sub| sub.name);
-        Ok(Self { path, filter: Some(filter) })
+        Ok(Self { path, filter: Some(filter), length: text.len() })
     }
 }
 
@@ -71,7 +75,7 @@ pub(super) fn apply(of: Type, kept: &mut Object, body: &Value) -> Result<Vec<Mem
     if operations.is_empty() || operations.len() > OPERATIONS_MAX {
         return Err(Problem::syntax(format!("A PATCH takes 1 to {OPERATIONS_MAX} operations.")));
     }
-    let mut patch = Patch { of, kept, members: Vec::new() };
+    let mut patch = Patch { of, kept, members: Vec::new(), steps: 0 };
     for operation in operations {
         let operation = operation.as_object().ok_or_else(|| Problem::syntax("An operation is an object."))?;
         let verb = member(operation, "op").and_then(Value::as_str).unwrap_or_default();
@@ -102,6 +106,7 @@ struct Patch<'a> {
     of: Type,
     kept: &'a mut Object,
     members: Vec<Members>,
+    steps: usize,
 }
 
 impl Patch<'_> {
@@ -158,6 +163,10 @@ impl Patch<'_> {
         let Some(Target::Attribute { extension, attribute, sub }) = place.path.resolve(self.of) else { return Ok(()) };
         if self.of == Type::Group && attribute.name == "members" {
             let change = members(verb, place, sub, attribute, value)?;
+            if matches!(change, Some(Members::Set(_))) {
+                // Whoever came or went before does not matter any more.
+                self.members.clear();
+            }
             self.members.extend(change);
             return Ok(());
         }
@@ -171,7 +180,14 @@ impl Patch<'_> {
                 inner.as_object_mut().expect("an extension is kept as an object")
             }
         };
-        match (&place.filter, sub) {
+        let values = |object: &Object| object.get(attribute.name).and_then(Value::as_array).map_or(0, Vec::len);
+        let named = value.and_then(Value::as_array).map_or(1, Vec::len);
+        let each = if place.filter.is_some() { place.length } else { named };
+        self.steps = self.steps.saturating_add(each.saturating_mul(values(object) + 1));
+        if self.steps > STEPS_MAX {
+            return Err(Problem::value("The operations compare too many values. Send them in several requests."));
+        }
+        let done = match (&place.filter, sub) {
             (None, None) => attribute_changed(object, attribute, verb, value),
             (None, Some(sub)) if !attribute.multi => {
                 let inner = object.entry(attribute.name).or_insert_with(|| Object::new().into());
@@ -183,7 +199,10 @@ impl Patch<'_> {
                 Ok(())
             }
             (filter, sub) => values_changed(object, attribute, filter.as_ref(), sub, verb, value),
-        }
+        };
+        done?;
+        // Not in the end alone: what one operation makes, the next one looks through.
+        document::fitting(attribute.name, values(object))
     }
 }
 

@@ -82,6 +82,10 @@ impl Problem {
         Self::new(503, "It could not be written. Try again in a few seconds.")
     }
 
+    pub(super) fn late() -> Self {
+        Self::new(503, "It took too long. Ask for less, or try again.")
+    }
+
     pub(super) fn busy() -> Self {
         Self::new(503, "Too many requests are being worked on. Try again in a second.")
     }

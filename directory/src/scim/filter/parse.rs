@@ -195,6 +195,9 @@ fn value(text: &str) -> Result<(Value, &str)> {
     let lower = literal.to_ascii_lowercase();
     // Entra ID writes True.
     let literal = if ["true", "false", "null"].contains(&lower.as_str()) { &lower } else { literal };
+    if literal.contains("\\u0000") && serde_json::from_str::<String>(literal).is_ok_and(|text| text.contains('\0')) {
+        return Err(invalid("A text has no NUL."));
+    }
     let value = serde_json::from_str::<Value>(literal).ok().filter(|value| !value.is_array() && !value.is_object());
     value
         .map(|value| (value, rest))

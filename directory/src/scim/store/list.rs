@@ -7,7 +7,7 @@ use schemas::OrgId;
 use serde_json::Value;
 use sqlx::Row as _;
 
-use super::{Bind, COLUMNS, Resource, live, resource, statement, table};
+use super::{Bind, COLUMNS, Resource, live, some, statement, table};
 use crate::{
     Directory,
     scim::{
@@ -19,8 +19,11 @@ use crate::{
     },
 };
 
-/// Documents in memory at once.
+/// Documents in memory at once, and their length together [bytes].
 const SCANNED_AT_ONCE: i64 = 500;
+const SCANNED_BYTES: usize = 2 << 20;
+/// A page ends early where its documents are longer together [bytes].
+const PAGE_BYTES: usize = 4 << 20;
 /// Most resources that are sorted here: an id and a short text of each are held.
 const SORTED_MAX: usize = 200_000;
 /// So much of a text is sorted by [characters].
@@ -169,10 +172,15 @@ impl Directory {
                 } else {
                     self.sorted(&scan, wanted.sort_by.as_ref(), wanted.descending, skip, wanted.count).await?
                 };
-                let mut resources = Vec::with_capacity(ids.1.len());
+                let (mut resources, mut length) = (Vec::new(), 0);
                 for id in ids.1 {
                     // One that went meanwhile is left out.
-                    resources.extend(self.scim_read(org, of, &id).await?);
+                    let found = self.scim_read(org, of, &id).await?;
+                    length += found.as_ref().map_or(0, |found| found.length);
+                    resources.extend(found);
+                    if length > PAGE_BYTES {
+                        break;
+                    }
                 }
                 Page { total: ids.0, resources }
             }
@@ -202,9 +210,7 @@ impl Directory {
              WHERE {table}.org_id = $1 AND {table}.id = page.page_id ORDER BY {order}"
         );
         let values = split.values.clone().into_iter().chain([number(count), number(skip)]);
-        let rows = statement(select, values).fetch_all(&self.pool).await?;
-        let resources = rows.iter().map(|row| resource(of, row)).collect::<Result<_, _>>()?;
-        Ok(Page { total, resources })
+        Ok(Page { total, resources: some(self, of, select, values, PAGE_BYTES).await? })
     }
 
     /// How many the filter chooses, and the ids of some, in the order of ids.
@@ -262,8 +268,7 @@ impl Directory {
             format!("SELECT {COLUMNS} {} AND id > ${place} ORDER BY id LIMIT ${limit}", scan.split.rows(scan.of));
         let values =
             scan.split.values.clone().into_iter().chain([Bind::Text(after.clone()), Bind::Number(SCANNED_AT_ONCE)]);
-        let rows = statement(select, values).fetch_all(&self.pool).await?;
-        let mut found = rows.iter().map(|row| resource(scan.of, row)).collect::<Result<Vec<_>, _>>()?;
+        let mut found = some(self, scan.of, select, values, SCANNED_BYTES).await?;
         let Some(last) = found.last() else { return Ok(None) };
         after.clone_from(&last.id);
         // With members, so many groups at once as have not too many.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use schemas::OrgId;
 use serde_json::{Value, json};
@@ -42,6 +43,8 @@ pub(super) struct Resource {
     pub(super) modified_us: i64,
     /// Without `id`, `schemas`, `meta`; a group without `members`, a user without `groups`, until they are attached.
     pub(super) body: Object,
+    /// Length of its document where it was read from the database [bytes].
+    pub(super) length: usize,
 }
 
 impl Resource {
@@ -110,6 +113,7 @@ fn resource(of: Type, row: &DbRow) -> Result<Resource, Error> {
         created_us: column("created_at_us")?,
         modified_us: column("modified_at_us")?,
         body,
+        length: text.len(),
     })
 }
 
@@ -162,6 +166,26 @@ fn places(from: usize, count: usize) -> String {
 
 fn texts<'a>(all: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = Bind> {
     all.into_iter().map(|text| Bind::Text(text.clone()))
+}
+
+/// Resources that a statement chooses, at least one, until they have more than `most` bytes: memory is not the database's.
+async fn some(
+    directory: &Directory,
+    of: Type,
+    select: String,
+    values: impl IntoIterator<Item = Bind>,
+    most: usize,
+) -> Result<Vec<Resource>> {
+    let mut rows = statement(select, values).fetch(&directory.pool);
+    let (mut found, mut length) = (Vec::new(), 0);
+    while length <= most
+        && let Some(row) = rows.try_next().await?
+    {
+        let one = resource(of, &row)?;
+        length += one.length;
+        found.push(one);
+    }
+    Ok(found)
 }
 
 async fn read(by: impl Executor<'_, Database = Db>, org: &OrgId, of: Type, id: &str) -> Result<Option<Resource>> {

@@ -130,7 +130,7 @@ async fn create(
     now: Timestamp,
 ) -> Result<Written> {
     let now_us = now.as_microsecond();
-    let made = Resource { of, id: id(now), version: 1, created_us: now_us, modified_us: now_us, body };
+    let made = Resource { of, id: id(now), version: 1, created_us: now_us, modified_us: now_us, body, length: 0 };
     let insert = match of {
         Type::User => {
             "INSERT INTO people (org_id, id, name_folded, external_id, display_folded, document, version, modified_at_us, \

@@ -9,6 +9,7 @@ on_both! {
     filters_by_the_database_and_here,
     groups_by_their_members,
     pages,
+    long_pages_end_early,
     order,
     what_is_shown,
 }
@@ -73,7 +74,10 @@ async fn filters_by_the_database_and_here(database: Database) {
         assert_eq!(names(&told.body), expected, "{filter}");
         assert_eq!(told.body["totalResults"], expected.len(), "{filter}");
     }
-    assert_eq!(acme.get("/Users?filter=userName").await.refusal(), (400, "invalidFilter"));
+    for filter in ["userName", "userName eq \"a\\u0000\"", "title eq \"\\u0000\"", "emails[value eq \"\\u0000\"]"] {
+        let told = acme.get(&format!("/Users?filter={}", escaped(filter))).await;
+        assert_eq!(told.refusal(), (400, "invalidFilter"), "{filter}");
+    }
 }
 
 async fn groups_by_their_members(database: Database) {
@@ -137,6 +141,35 @@ async fn pages(database: Database) {
     assert_eq!(names(&told), ["group-0"]);
     let told = acme.post("/.search", &json!({ "count": 7 })).await.body;
     assert_eq!((names(&told).len(), &told["totalResults"]), (7, &json!(8)));
+}
+
+async fn long_pages_end_early(database: Database) {
+    let acme = world(&database).await.acme;
+    acme.group("group", &[]).await;
+    let roles: Vec<String> = (0..14).map(|role| format!("{role:04000}")).collect();
+    for number in 0..90 {
+        let user = json!({ "userName": format!("user-{number:02}"), "roles": roles });
+        assert_eq!(acme.post("/Users", &user).await.status, 201);
+    }
+    let expected: Vec<String> = (0..90).map(|number| format!("user-{number:02}")).collect();
+    // By the database, by a scan, and with groups after them.
+    for (filter, more) in [("", 0), ("&filter=userName%20sw%20%22user%22", 0), ("/.search", 1)] {
+        let (mut found, mut pages) = (Vec::new(), 0);
+        while found.len() < 90 + more {
+            let start = found.len() + 1;
+            let told = if more > 0 {
+                acme.post(filter, &json!({ "startIndex": start })).await.body
+            } else {
+                acme.get(&format!("/Users?startIndex={start}{filter}")).await.body
+            };
+            let page = names(&told);
+            assert!(!page.is_empty() && told.to_string().len() < 6 << 20, "{filter} {start}");
+            assert_eq!((&told["totalResults"], &told["itemsPerPage"]), (&json!(90 + more), &json!(page.len())));
+            found.extend(page.into_iter().map(str::to_owned));
+            pages += 1;
+        }
+        assert_eq!((&found[..90], pages), (&expected[..], 2), "{filter}");
+    }
 }
 
 async fn order(database: Database) {

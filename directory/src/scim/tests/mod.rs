@@ -18,6 +18,7 @@ mod dialects;
 mod lists;
 mod patches;
 mod people;
+mod races;
 mod resources;
 
 pub(super) const ENTERPRISE: &str = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User";

@@ -149,6 +149,7 @@ fn without_a_path() {
 
 #[test]
 fn what_is_refused() {
+    let texts = |numbers: std::ops::Range<u32>| numbers.map(|number| number.to_string()).collect::<Vec<_>>();
     for (operations, expected) in [
         (json!({}), "invalidSyntax"),
         (json!([]), "invalidSyntax"),
@@ -173,6 +174,9 @@ fn what_is_refused() {
         (op("replace", "active", json!("maybe")), "invalidValue"),
         (op("replace", "name", json!("x")), "invalidValue"),
         (json!(vec![json!({ "op": "remove", "path": "title" }); 1_001]), "invalidSyntax"),
+        // What would be few in the end, too.
+        (json!([{ "op": "add", "path": "roles", "value": texts(0..200) }, { "op": "add", "path": "roles", "value": texts(200..400) }, { "op": "remove", "path": "roles" }]), "invalidValue"),
+        (json!(vec![json!({ "op": "add", "path": "roles", "value": texts(0..200) }); 1_000]), "invalidValue"),
         ((0..2).map(|part| json!({ "op": "add", "path": "roles", "value": (0..200).map(|role| format!("{part} {role}")).collect::<Vec<_>>() })).collect(), "invalidValue"),
         ((0..200).map(|role| json!({ "op": "add", "path": "roles", "value": { "value": format!("{role}{}", "x".repeat(4_000)) } })).collect(), "invalidValue"),
     ] {
@@ -202,6 +206,11 @@ fn members_are_handed_back() {
             Members::Remove(ids(&["a", "b"])),
         ),
         (op("remove", "members", json!([])), Members::Remove(ids(&[]))),
+        // What came before does not matter any more.
+        (
+            json!([{ "op": "add", "path": "members", "value": "a" }, { "op": "replace", "path": "members", "value": "b" }]),
+            Members::Set(ids(&["b"])),
+        ),
     ] {
         let (kept, members) = patched(Type::Group, &group, &operations).expect("members");
         assert_eq!((kept, members), (group.clone(), vec![expected]), "{operations}");

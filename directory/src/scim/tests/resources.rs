@@ -1,6 +1,8 @@
 //! Resources made, read, replaced and deleted; versions; keys; what one organisation sees of another.
 
+use axum::{body::Body, http::Request};
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use super::{Client, ENTERPRISE, now, org, world};
 use crate::{
@@ -16,6 +18,7 @@ on_both! {
     one_organisation_never_meets_another,
     the_server_describes_itself,
     changes_at_once_all_land,
+    who_sends_slowly_is_in_nobody_elses_way,
     a_client_that_goes_away_harms_nobody,
 }
 
@@ -83,6 +86,11 @@ async fn what_a_resource_cannot_be(database: Database) {
         ("/Users", json!({ "userName": ["x"] }), (400, "invalidValue")),
         ("/Users", json!({ "userName": "x\0" }), (400, "invalidValue")),
         ("/Users", json!({ "userName": "x", "title": "x".repeat(5_000) }), (400, "invalidValue")),
+        ("/Users", json!({ "userName": "x".repeat(1_025) }), (400, "invalidValue")),
+        ("/Users", json!({ "userName": "x", "displayName": "x".repeat(1_025) }), (400, "invalidValue")),
+        ("/Users", json!({ "userName": "x", "externalId": "x".repeat(1_025) }), (400, "invalidValue")),
+        ("/Groups", json!({ "displayName": "x".repeat(1_025) }), (400, "invalidValue")),
+        ("/Groups", json!({ "displayName": "Web", "members": [{ "value": "x\0" }] }), (400, "invalidValue")),
         ("/Users", json!({ "userName": "x", "emails": vec![json!({ "value": "a@b" }); 300] }), (400, "invalidValue")),
         (
             "/Users",
@@ -281,6 +289,22 @@ async fn changes_at_once_all_land(database: Database) {
     let mut told = futures::future::join_all(same).await;
     told.sort_unstable();
     assert_eq!(told, [201, 409, 409, 409, 409, 409, 409, 409]);
+}
+
+async fn who_sends_slowly_is_in_nobody_elses_way(database: Database) {
+    let world = world(&database).await;
+    for _ in 0..20 {
+        let request = Request::builder().method("POST").uri("/scim/v2/Users");
+        let request = request.header("authorization", format!("Bearer {}", world.acme.key));
+        let never = futures::stream::pending::<Result<axum::body::Bytes, std::io::Error>>();
+        let request = request.body(Body::from_stream(never)).expect("a request");
+        tokio::spawn(world.acme.router.clone().oneshot(request));
+    }
+    // They have come as far as they come.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(world.globex.get("/Users").await.status, 200);
+    let busy = world.acme.get("/Users").await;
+    assert_eq!((busy.status, busy.header("retry-after")), (503, "1"));
 }
 
 async fn a_client_that_goes_away_harms_nobody(database: Database) {
