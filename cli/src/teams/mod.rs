@@ -42,32 +42,40 @@ pub(crate) struct Done {
     pub(crate) removed: usize,
 }
 
-/// Makes `members` (sorted) the membership of an organisation. Writes nothing where they are that already.
-pub(crate) async fn replace(lake: &Lake, org: &OrgId, members: &[Member], dry_run: bool) -> Result<Done> {
+/// Makes what `members` gives (sorted) the membership of an organisation. Writes nothing where it is that already.
+///
+/// It is asked anew at each attempt, after the table was read: what is written is no older than what it replaces.
+pub(crate) async fn replace<F>(lake: &Lake, org: &OrgId, members: impl Fn() -> F, dry_run: bool) -> Result<Done>
+where
+    F: Future<Output = Result<Vec<Member>>>,
+{
     for _ in 0..ATTEMPTS_MAX {
         let (snapshot, before) = match table(lake).await? {
             Some((snapshot, before)) => (Some(snapshot), before),
             None => (None, Vec::new()),
         };
+        let members = members().await?;
         let (own, mut all): (Vec<Member>, Vec<Member>) =
             before.into_iter().partition(|member| member.org == org.as_str());
         let missing =
             |from: &[Member], of: &[Member]| from.iter().filter(|member| of.binary_search(member).is_err()).count();
-        let done = Done { added: missing(members, &own), removed: missing(&own, members) };
+        let done = Done { added: missing(&members, &own), removed: missing(&own, &members) };
         if dry_run || done == Done::default() {
             return Ok(done);
         }
-        all.extend_from_slice(members);
-        all.sort();
         let table = lake.table(&TEAM_MEMBERS);
-        let mut head = match &snapshot {
-            Some(snapshot) => snapshot.head(),
-            None => table.create_if_missing().await.during(WRITING)?,
+        let Some(snapshot) = snapshot else {
+            // Others may have written by the time it is made.
+            table.create_if_missing().await.during(WRITING)?;
+            continue;
         };
+        all.extend(members);
+        all.sort();
+        let mut head = snapshot.head();
         // Of a table without rows nothing is removed, and so nothing else would tell that another import was faster.
         let only_after = Some(head.version());
         let mut change = Change { operation: "WRITE", data_change: true, only_after, ..Change::default() };
-        change.remove = snapshot.map(|snapshot| snapshot.files).unwrap_or_default();
+        change.remove = snapshot.files;
         if !all.is_empty() {
             change.add.push(table.write_file(None, &[batch(&all)]).await.during(WRITING)?);
         }

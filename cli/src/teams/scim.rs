@@ -3,7 +3,10 @@
 //! A day belongs to the team that the person is in when it ends, in the organisation's time zone: who moves on a Tuesday is in the
 //! new team all Tuesday, and no day counts in both.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use aggregate::Lease as _;
 use directory::{Directory, Membership, Org};
@@ -30,18 +33,22 @@ pub(crate) struct Teams {
     lease: DirectoryLease,
     /// Of each organisation what was written last: the number of its changes, and the time zone of the days.
     written: HashMap<OrgId, (i64, String)>,
+    /// Whose teams could not be written: said once, and not every two seconds.
+    failing: HashSet<OrgId>,
 }
+
+const READING: &str = "cannot read memberships";
 
 impl Teams {
     pub(crate) fn new(lake: Lake, directory: Directory, lease: DirectoryLease) -> Self {
-        Self { lake, directory, lease, written: HashMap::new() }
+        Self { lake, directory, lease, written: HashMap::new(), failing: HashSet::new() }
     }
 
     /// Writes what changed, until `stopping`. What cannot be written now is tried again.
     pub(crate) async fn run(mut self, stopping: CancellationToken, clock: fn() -> Timestamp) {
         let mut failing = false;
         while stopping.run_until_cancelled(tokio::time::sleep(INTERVAL)).await.is_some() {
-            match self.round(clock()).await {
+            match self.round(clock).await {
                 Ok(()) => failing = false,
                 // Once, and not every two seconds.
                 Err(_) if failing => {}
@@ -56,8 +63,10 @@ impl Teams {
     }
 
     /// Writes the teams of organisations where something changed.
-    async fn round(&mut self, now: Timestamp) -> Result<()> {
-        const READING: &str = "cannot read memberships";
+    ///
+    /// # Errors
+    /// Where the directory cannot be read. What is wrong with one organisation is in no other's way.
+    async fn round(&mut self, clock: fn() -> Timestamp) -> Result<()> {
         let changed = self.directory.scim_orgs().await.during(READING)?;
         if changed.is_empty() {
             return Ok(());
@@ -71,19 +80,35 @@ impl Teams {
                 to_write.push((org, changes, zone));
             }
         }
-        // One process is enough; whoever has the lease next writes what is new then, or finds it written.
-        if to_write.is_empty() || !self.held(now).await {
-            return Ok(());
-        }
         for (org, changes, zone) in to_write {
-            // Read after the number: what changes in between makes another number, and is written next time.
-            let memberships = self.directory.memberships(&org).await.during(READING)?;
-            let time_zone = TimeZone::get(&zone).during("cannot find an organisation's time zone")?;
-            let done = replace(&self.lake, &org, &members(&org, memberships, &time_zone), false).await?;
-            if done != super::Done::default() {
-                tracing::info!(%org, added = done.added, removed = done.removed, "teams follow the groups");
+            // One process is enough; whoever has the lease next writes what is new then, or finds it written. Asked for each: there may
+            // be many.
+            if !self.held(clock()).await {
+                return Ok(());
             }
-            self.written.insert(org, (changes, zone));
+            match self.write(&org, &zone).await {
+                Ok(()) => {
+                    self.failing.remove(&org);
+                    self.written.insert(org, (changes, zone));
+                }
+                Err(fault) => {
+                    if self.failing.insert(org.clone()) {
+                        let error = &fault as &dyn std::error::Error;
+                        tracing::warn!(%org, error, "an organisation's teams cannot be written; trying again");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, org: &OrgId, zone: &str) -> Result<()> {
+        let zone = &TimeZone::get(zone).during("cannot find an organisation's time zone")?;
+        // Read after the number: what changes in between makes another number, and is written next time.
+        let read = || async move { Ok(members(org, self.directory.memberships(org).await.during(READING)?, zone)) };
+        let done = replace(&self.lake, org, read, false).await?;
+        if done != super::Done::default() {
+            tracing::info!(%org, added = done.added, removed = done.removed, "teams follow the groups");
         }
         Ok(())
     }

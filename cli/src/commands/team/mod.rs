@@ -75,8 +75,11 @@ pub(crate) async fn run(args: &TeamArgs, sources: &Sources) -> Result<()> {
         TeamCommand::Import { file, org, dry_run, output } => {
             known(&directory, org).await?;
             by_import(&directory, org).await?;
-            let members = file::read(file, org)?;
-            let done = replace(&lake, org, &members, *dry_run).await?;
+            let members = &file::read(file, org)?;
+            let directory = &directory;
+            // Again: the first group may have come meanwhile.
+            let read = || async move { by_import(directory, org).await.map(|()| members.clone()) };
+            let done = replace(&lake, org, read, *dry_run).await?;
             let names = ["members", "added", "removed"];
             output::rows(&names, &[vec![json!(members.len()), json!(done.added), json!(done.removed)]], output.format)?;
             if *dry_run {

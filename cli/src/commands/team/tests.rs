@@ -1,13 +1,16 @@
 //! Files of members, and imports into a table in memory.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use lake::Lake;
 use object_store::memory::InMemory;
 use schemas::{OrgId, TEAM_MEMBERS};
 
 use super::file::parse;
-use crate::teams::{Done, Member, replace, table};
+use crate::{
+    fault::Result,
+    teams::{Done, Member, replace, table},
+};
 
 fn org(id: &str) -> OrgId {
     id.parse().expect("an id")
@@ -61,15 +64,42 @@ line 12 has the valid_to `x`, which is no YYYY-MM-DD";
     assert_eq!(refusal(format!("team_id,user_key\ncore,{}\n", "x".repeat(513)).as_bytes()).lines().count(), 2);
 }
 
+async fn put(lake: &Lake, of: &str, members: Vec<Member>) -> Result<Done> {
+    replace(lake, &org(of), || async { Ok(members.clone()) }, false).await
+}
+
+#[tokio::test]
+async fn what_is_written_is_no_older_than_what_it_replaces() {
+    let lake = Lake::with_store(Arc::new(InMemory::new()), "memory:///".parse().expect("a URL"));
+    let old = members("acme", "team_id,user_key\ncore,ada\n");
+    let new = members("acme", "team_id,user_key\nweb,ada\n");
+    put(&lake, "beta", members("beta", "team_id,user_key\ncore,bob\n")).await.expect("the store works");
+    let (asked, old, new) = (&Cell::new(0), &old, &new);
+    let read = || {
+        let lake = lake.clone();
+        async move {
+            asked.set(asked.get() + 1);
+            if asked.get() > 1 {
+                return Ok(new.clone());
+            }
+            // It changes, and another process is faster.
+            put(&lake, "acme", new.clone()).await?;
+            Ok(old.clone())
+        }
+    };
+    let done = replace(&lake, &org("acme"), read, false).await.expect("the store works");
+    assert_eq!((done, asked.get()), (Done::default(), 2));
+    let left = table(&lake).await.expect("the store works").expect("it is there").1;
+    assert_eq!(left.iter().filter(|member| member.org == "acme").collect::<Vec<_>>(), new.iter().collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn an_import_replaces_its_organisation_alone() {
     let lake = Lake::with_store(Arc::new(InMemory::new()), "memory:///".parse().expect("a URL"));
     let version = async || lake.table(&TEAM_MEMBERS).snapshot().await.map(|snapshot| snapshot.version).ok();
-    let import = async |of: &str, text: &str| {
-        replace(&lake, &org(of), &members(of, text), false).await.expect("the store works")
-    };
+    let import = async |of: &str, text: &str| put(&lake, of, members(of, text)).await.expect("the store works");
     let first = members("acme", "team_id,user_key\ncore,ada\ncore,bob\nweb,ada\n");
-    let done = replace(&lake, &org("acme"), &first, true).await.expect("the store works");
+    let done = replace(&lake, &org("acme"), || async { Ok(first.clone()) }, true).await.expect("the store works");
     assert_eq!((done, version().await), (Done { added: 3, removed: 0 }, None), "a dry run writes nothing");
     assert_eq!(import("acme", "team_id,user_key\nweb,ada\ncore,bob\ncore,ada\n").await, Done { added: 3, removed: 0 });
     assert_eq!(import("beta", "team_id,user_key\ncore,ada\n").await, Done { added: 1, removed: 0 });
@@ -93,7 +123,7 @@ async fn imports_at_once_all_land() {
     let lake = Lake::with_store(Arc::new(InMemory::new()), "memory:///".parse().expect("a URL"));
     let import = |index: usize| {
         let (lake, id) = (lake.clone(), format!("org-{index}"));
-        async move { replace(&lake, &org(&id), &members(&id, "team_id,user_key\ncore,ada\n"), false).await }
+        async move { put(&lake, &id, members(&id, "team_id,user_key\ncore,ada\n")).await }
     };
     for done in futures::future::join_all((0..4).map(import)).await {
         assert_eq!(done.expect("each has its turn"), Done { added: 1, removed: 0 });
@@ -109,7 +139,7 @@ async fn of_imports_of_one_organisation_at_once_one_is_left_whole() {
         let files = ["team_id,user_key\ncore,ada\ncore,bob\n", "team_id,user_key\ncore,bob\nweb,eve\n"];
         let import = |text: &'static str| {
             let lake = lake.clone();
-            async move { replace(&lake, &org("acme"), &members("acme", text), false).await }
+            async move { put(&lake, "acme", members("acme", text)).await }
         };
         for done in futures::future::join_all(files.map(import)).await {
             assert!(done.is_ok());
