@@ -75,6 +75,8 @@ CREATE TABLE person_keys (
 );
 
 CREATE INDEX person_keys_by_key ON person_keys (org_id, user_key);
+-- An address is one person's at a time.
+CREATE UNIQUE INDEX person_keys_now ON person_keys (org_id, user_key) WHERE valid_to_us IS NULL;
 
 -- SCIM's groups: teams. Their members are in `memberships`.
 CREATE TABLE scim_groups (

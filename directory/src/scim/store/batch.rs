@@ -26,8 +26,8 @@ use crate::{
 
 /// Most writes of a transaction.
 const WRITES_MAX: usize = 64;
-/// Times that a transaction is begun which the database undid because of another.
-const ATTEMPTS_MAX: usize = 8;
+/// Times that a transaction is begun which the database undid because of another; each time one of those at once gets through.
+const ATTEMPTS_MAX: usize = 24;
 /// The line of those who want to write.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {

@@ -10,7 +10,11 @@ use sqlx::{Row as _, Transaction};
 use super::{Bind, Db, Resource, places, statement, texts};
 use crate::{
     Directory, KeyId, parsed,
-    scim::{document::is_primary, filter::fold, problem::Result},
+    scim::{
+        document::is_primary,
+        filter::fold,
+        problem::{Problem, Result},
+    },
 };
 
 /// The person's `user_key`s: the primary or only e-mail address, and the userName where it is one.
@@ -105,7 +109,12 @@ pub(super) async fn keep(
         let insert = "INSERT INTO person_keys (org_id, person_id, valid_from_us, user_key) VALUES ($1, $2, $3, $4) \
                       ON CONFLICT (org_id, person_id, user_key, valid_from_us) DO UPDATE SET valid_to_us = NULL";
         let values = own.iter().cloned().chain([Bind::Text(key.clone())]);
-        statement(insert.to_owned(), values).execute(&mut **transaction).await?;
+        let done = statement(insert.to_owned(), values).execute(&mut **transaction).await;
+        done.map_err(|error| match error.as_database_error() {
+            // Another process gave it to somebody meanwhile: the next attempt takes it from there.
+            Some(told) if told.is_unique_violation() => Problem { again: true, ..Problem::unknown() },
+            _ => error.into(),
+        })?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::tests::{Database, on_both};
 on_both! {
     a_deleted_person_is_no_member,
     a_deletion_waits_for_changes,
+    of_those_who_are_given_an_address_at_once_one_has_it,
 }
 
 /// Clients of two further processes, with connections of their own.
@@ -80,4 +81,18 @@ async fn a_deletion_waits_for_changes(database: Database) {
         assert_eq!(deleted.status, 204, "{deleted:?}");
         assert!(changed.iter().all(|status| [200, 404].contains(status)), "{changed:?}");
     }
+}
+
+async fn of_those_who_are_given_an_address_at_once_one_has_it(database: Database) {
+    let world = world(&database).await;
+    let [one, other] = &clients(&database, &world).await;
+    let made = (0..8).map(|number| {
+        let client = if number % 2 == 0 { one } else { other };
+        let user = json!({ "userName": format!("user-{number}"), "emails": [{ "value": "x@acme.example" }] });
+        async move { client.post("/Users", &user).await.status }
+    });
+    assert_eq!(futures::future::join_all(made).await, [201; 8]);
+    let select = "SELECT COUNT(*) FROM person_keys WHERE valid_to_us IS NULL";
+    let row = sqlx::query(select).fetch_one(&world.directory.pool).await.expect("readable");
+    assert_eq!(sqlx::Row::get::<i64, _>(&row, 0), 1);
 }
