@@ -63,7 +63,11 @@ pub(super) async fn planned(
 ) -> Result<Change> {
     let own = [Bind::Text(org.to_string()), Bind::Text(person.to_owned())];
     let select = "SELECT user_key FROM person_keys WHERE org_id = $1 AND person_id = $2 AND valid_to_us IS NULL";
-    let rows = statement(select.to_owned(), own.clone()).fetch_all(&mut **transaction).await?;
+    // Whose document said nothing has none.
+    let rows = match before.is_empty() {
+        true => Vec::new(),
+        false => statement(select.to_owned(), own.clone()).fetch_all(&mut **transaction).await?,
+    };
     let have = rows.iter().map(|row| row.try_get("user_key")).collect::<Result<BTreeSet<String>, _>>()?;
     let mut change = Change { gone: &have - after, new: after - &have, taken: BTreeSet::new() };
     if change.new.is_empty() {
